@@ -1,0 +1,3 @@
+//! The `mount.plyfs` program.
+
+fn main() {}

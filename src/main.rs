@@ -1,0 +1,3 @@
+//! The `plyfs` command.
+
+fn main() {}

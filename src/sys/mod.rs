@@ -1,0 +1,9 @@
+//! System calls: the only room with `unsafe`, and without a word of the domain.
+//!
+//! Everything here is a thin, safe wrapper over one kernel interface that std and nix do not
+//! offer. Each `unsafe` block carries a SAFETY comment that names what makes it sound.
+
+pub mod at;
+pub mod mapping;
+pub mod mount;
+pub mod process;
