@@ -58,3 +58,53 @@ pub struct Content {
     /// BLAKE3 of the bytes, for `check`.
     pub digest: [u8; 32],
 }
+
+/// The kind of a file, as `S_IFMT` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// `S_IFDIR`
+    Directory,
+    /// `S_IFREG`
+    Regular,
+    /// `S_IFLNK`
+    Symlink,
+    /// `S_IFCHR`
+    CharDevice,
+    /// `S_IFBLK`
+    BlockDevice,
+    /// `S_IFIFO`
+    Fifo,
+    /// `S_IFSOCK`
+    Socket,
+}
+
+impl FileKind {
+    /// The kind that the `S_IFMT` bits of `mode` name, if they name one.
+    #[must_use]
+    pub fn from_mode(mode: u32) -> Option<FileKind> {
+        Some(match mode & libc::S_IFMT {
+            libc::S_IFDIR => FileKind::Directory,
+            libc::S_IFREG => FileKind::Regular,
+            libc::S_IFLNK => FileKind::Symlink,
+            libc::S_IFCHR => FileKind::CharDevice,
+            libc::S_IFBLK => FileKind::BlockDevice,
+            libc::S_IFIFO => FileKind::Fifo,
+            libc::S_IFSOCK => FileKind::Socket,
+            _ => return None,
+        })
+    }
+
+    /// The `S_IFMT` bits of this kind.
+    #[must_use]
+    pub fn mode_bits(self) -> u32 {
+        match self {
+            FileKind::Directory => libc::S_IFDIR,
+            FileKind::Regular => libc::S_IFREG,
+            FileKind::Symlink => libc::S_IFLNK,
+            FileKind::CharDevice => libc::S_IFCHR,
+            FileKind::BlockDevice => libc::S_IFBLK,
+            FileKind::Fifo => libc::S_IFIFO,
+            FileKind::Socket => libc::S_IFSOCK,
+        }
+    }
+}

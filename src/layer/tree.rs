@@ -164,7 +164,10 @@ impl Tree {
     #[must_use]
     pub fn new() -> Tree {
         let root = Node {
-            metadata: Metadata { permissions: 0o755, ..Metadata::default() },
+            metadata: Metadata {
+                permissions: 0o755,
+                ..Metadata::default()
+            },
             kind: Kind::Directory,
             xattrs: XattrSet::default(),
             opaque: false,
@@ -193,7 +196,8 @@ impl Tree {
     /// What `name` stands for in `directory`.
     #[must_use]
     pub fn get(&self, directory: NodeId, name: &[u8]) -> Option<Target> {
-        self.find(directory, name).map(|entry| self.entry_target(entry))
+        self.find(directory, name)
+            .map(|entry| self.entry_target(entry))
     }
 
     /// The node named `name` in `directory`; a whiteout is no node.
@@ -293,7 +297,9 @@ impl Tree {
 
     /// Takes `name` out of `directory`, if it is there.
     pub fn remove(&mut self, directory: NodeId, name: &[u8]) {
-        let Some(entry) = self.find(directory, name) else { return };
+        let Some(entry) = self.find(directory, name) else {
+            return;
+        };
         let hash = self.hash(directory.0, name);
         if let Ok(occupied) = self.table.find_entry(hash, |&e| e == entry) {
             occupied.remove();

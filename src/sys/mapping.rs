@@ -30,7 +30,10 @@ impl Mapping {
     pub fn new(file: &File) -> io::Result<Mapping> {
         let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let Some(nonzero) = NonZeroUsize::new(length) else {
-            return Ok(Mapping { start: NonNull::dangling(), length: 0 });
+            return Ok(Mapping {
+                start: NonNull::dangling(),
+                length: 0,
+            });
         };
         // SAFETY: a fresh private read-only mapping at an address the kernel chooses aliases
         // nothing of ours.
@@ -44,7 +47,10 @@ impl Mapping {
                 0,
             )?
         };
-        Ok(Mapping { start: start.cast(), length })
+        Ok(Mapping {
+            start: start.cast(),
+            length,
+        })
     }
 
     /// Lets the kernel drop the resident pages of the mapping; later reads bring them back.
