@@ -1,7 +1,6 @@
 //! The POSIX engine over a base and, later, an optional upper; it knows no FUSE type.
 //!
-//! Read-only today: what it adds to the [`Union`] is which extended attributes users may see, the
-//! figures of statfs(2), and which files follow one another for read-ahead.
+//! Read-only today: it adds the limits of POSIX to what the [`Union`] answers.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -95,28 +94,25 @@ impl Overlay {
         self.base.open(node)
     }
 
-    /// The value of the extended attribute that users know as `name`.
+    /// The value of one extended attribute.
     ///
     /// # Errors
     /// `ENODATA` when there is none, and what reading a layer reports.
     pub fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Cow<'_, [u8]>> {
-        let stored = crate::whiteout::stored_xattr_name(name).ok_or(Errno::ENODATA)?;
         self.base
-            .xattr(node, &stored)?
+            .xattr(node, name)?
             .ok_or_else(|| Errno::ENODATA.into())
     }
 
-    /// The names of the extended attributes that users may see, each ended by NUL.
+    /// The names of all extended attributes, each ended by NUL.
     ///
     /// # Errors
     /// What reading a layer reports.
     pub fn xattr_names(&self, node: NodeNumber) -> Result<Vec<u8>> {
         let mut list = Vec::new();
-        for stored in self.base.xattr_names(node)? {
-            if let Some(shown) = crate::whiteout::shown_xattr_name(&stored) {
-                list.extend_from_slice(&shown);
-                list.push(0);
-            }
+        for name in self.base.xattr_names(node)? {
+            list.extend_from_slice(&name);
+            list.push(0);
         }
         Ok(list)
     }

@@ -179,7 +179,9 @@ impl Union {
         each!(self, union => union.list_with_attributes(directory, offset, emit))
     }
 
-    /// The value of one extended attribute, as the layer has it.
+    /// The value of one extended attribute. What overlay filesystems keep for themselves in
+    /// directory layers is not shown, and what they escaped is unescaped; rows of a packed layer are
+    /// shown as they are.
     ///
     /// # Errors
     /// What reading a layer reports. A missing attribute is `Ok(None)`.
@@ -187,7 +189,7 @@ impl Union {
         each!(self, union => union.xattr(node, name))
     }
 
-    /// The names of all extended attributes, as the layer has them.
+    /// The names of all extended attributes that [`Union::xattr`] would show.
     ///
     /// # Errors
     /// What reading a layer reports.
