@@ -134,6 +134,9 @@ pub enum Problem {
     /// A whiteout of nothing, of `.` or of `..`.
     #[error("a whiteout without a valid name")]
     Whiteout,
+    /// A file whose name would make it a whiteout.
+    #[error("a name that begins with .wh. would become a whiteout")]
+    ReservedName,
     /// A symbolic link without a target.
     #[error("the symbolic link has no target")]
     EmptyTarget,

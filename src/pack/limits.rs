@@ -1,7 +1,5 @@
 //! What an archive may ask for before it is taken for an attack.
 
-use crate::layer::tree::MAX_NODES;
-
 /// Bounds on one layer; the defaults lie far beyond real images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -21,6 +19,8 @@ pub struct Limits {
     pub holes: u64,
     /// Extended attributes of one entry.
     pub xattrs: usize,
+    /// Bytes of link targets, detached paths and distinct extended attributes in the layer.
+    pub text: u64,
     /// Bytes of the decompressed archive.
     pub uncompressed: u64,
     /// Decompressed bytes from which on `expansion` counts.
@@ -32,7 +32,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            entries: MAX_NODES as u64,
+            // Several times the largest real layers, and half a gigabyte of tree.
+            entries: 4_000_000,
             extension: 1 << 20,
             // What the kernel takes; longer names could never be opened.
             path: 4096,
@@ -41,6 +42,7 @@ impl Default for Limits {
             file_size: 1 << 43,
             holes: 1 << 36,
             xattrs: 1024,
+            text: 1 << 28,
             uncompressed: 1 << 37,
             expansion_floor: 1 << 30,
             // The most that deflate can reach is 1032; zstd has no such bound.

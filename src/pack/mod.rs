@@ -13,7 +13,15 @@
 //! * No input can cause a panic; each violation is an [`Error`] that names the entry.
 //! * The result depends on the uncompressed bytes alone, so equal diffIDs give equal layers.
 
+mod apply;
 mod compression;
+mod content;
+mod header;
+mod path;
+mod pax;
+mod pipeline;
+mod reader;
+mod sparse;
 mod directory;
 mod error;
 mod limits;

@@ -4,6 +4,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::apply::Applier;
+use super::content::Contents;
+use super::pipeline::Stream;
+use super::reader::Archive;
 use super::{Error, Limits};
 use crate::layer::tree::Tree;
 
@@ -80,7 +84,20 @@ pub fn pack_layer(
     limits: &Limits,
     progress: &Progress,
 ) -> Result<Packed, Error> {
-    let _ = (source, staging, limits);
-    progress.advance(0);
-    Err(Error::Cancelled)
+    std::thread::scope(|scope| {
+        let stream = Stream::new(scope, source, limits, progress)?;
+        let mut archive = Archive::new(stream, limits);
+        let mut contents = Contents::new(staging, limits.holes)?;
+        let mut applier = Applier::new(limits);
+        while archive.next()? {
+            applier.apply(&mut archive, &mut contents)?;
+        }
+        let mut statistics = Statistics { entries: archive.entries(), ..Statistics::default() };
+        // Whatever follows the archive belongs to the diffID all the same.
+        let (diff_id, uncompressed, compressed) = archive.into_stream().finish()?;
+        contents.finish(&mut statistics)?;
+        statistics.uncompressed = uncompressed;
+        statistics.compressed = compressed;
+        Ok(Packed { tree: applier.finish(), diff_id, statistics })
+    })
 }

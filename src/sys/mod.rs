@@ -7,3 +7,4 @@ pub mod at;
 pub mod mapping;
 pub mod mount;
 pub mod process;
+pub mod xattr;
