@@ -17,7 +17,9 @@ use super::path::{normalise, split};
 use super::reader::{Archive, Entry, EntryKind};
 use super::{Error, Escaped, Limits, Problem};
 use crate::layer::Metadata;
-use crate::layer::tree::{Detached, DetachedAction, Kind, NodeId, Target, Tree, XattrSet, check_name};
+use crate::layer::tree::{
+    Detached, DetachedAction, Kind, NodeId, Target, Tree, XattrSet, check_name,
+};
 
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
@@ -93,7 +95,9 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         if name.starts_with(WHITEOUT) {
-            return self.whiteout(parent, name).map_err(|problem| archive.entry.error(problem));
+            return self
+                .whiteout(parent, name)
+                .map_err(|problem| archive.entry.error(problem));
         }
         let kind = match self.prepare(&archive.entry, path) {
             Ok(Some(kind)) => kind,
@@ -104,7 +108,8 @@ impl<'a> Applier<'a> {
             Some(kind) => kind,
             None => Kind::Regular(contents.store(archive)?),
         };
-        self.add(&archive.entry, path, kind).map_err(|problem| archive.entry.error(problem))
+        self.add(&archive.entry, path, kind)
+            .map_err(|problem| archive.entry.error(problem))
     }
 
     /// Does everything that needs no new node, and tells what kind of node is to be added:
@@ -146,7 +151,10 @@ impl<'a> Applier<'a> {
         }
         if target.len() > self.limits.path {
             let what = "bytes of link target";
-            return Err(Problem::TooLarge { what, limit: self.limits.path as u64 });
+            return Err(Problem::TooLarge {
+                what,
+                limit: self.limits.path as u64,
+            });
         }
         self.count(target.len())?;
         Ok(target.into())
@@ -159,7 +167,10 @@ impl<'a> Applier<'a> {
         path: &[u8],
         target: &[u8],
     ) -> Result<Option<Kind>, Problem> {
-        let refuse = |why| Problem::HardLink { target: Escaped::new(&entry.link), why };
+        let refuse = |why| Problem::HardLink {
+            target: Escaped::new(&entry.link),
+            why,
+        };
         if target.is_empty() {
             return Err(refuse("names the root"));
         }
@@ -190,10 +201,11 @@ impl<'a> Applier<'a> {
 
     /// The node at `path`, without following links.
     fn find(&self, path: &[u8]) -> Option<NodeId> {
-        path.split(|byte| *byte == b'/').try_fold(Tree::ROOT, |node, name| {
-            // Only directories have children, so a link or file on the way ends the search.
-            self.tree.lookup(node, name)
-        })
+        path.split(|byte| *byte == b'/')
+            .try_fold(Tree::ROOT, |node, name| {
+                // Only directories have children, so a link or file on the way ends the search.
+                self.tree.lookup(node, name)
+            })
     }
 
     /// Adds a node of this kind, or changes the directory that is there already.
@@ -241,7 +253,10 @@ impl<'a> Applier<'a> {
 
     fn detach(&mut self, path: &[u8], action: DetachedAction) -> Result<(), Problem> {
         self.count(path.len())?;
-        self.tree.detached.push(Detached { path: path.into(), action });
+        self.tree.detached.push(Detached {
+            path: path.into(),
+            action,
+        });
         Ok(())
     }
 
@@ -250,7 +265,10 @@ impl<'a> Applier<'a> {
         self.text = self.text.saturating_add(bytes as u64);
         if self.text > self.limits.text {
             let what = "bytes of link targets and extended attributes in the layer";
-            return Err(Problem::TooLarge { what, limit: self.limits.text });
+            return Err(Problem::TooLarge {
+                what,
+                limit: self.limits.text,
+            });
         }
         Ok(())
     }
@@ -307,8 +325,13 @@ impl<'a> Applier<'a> {
                 Some(Target::Whiteout) => true,
                 None => false,
             };
-            let metadata = Metadata { permissions: 0o755, ..Metadata::default() };
-            let node = self.tree.new_node(metadata, Kind::Directory, XattrSet::default())?;
+            let metadata = Metadata {
+                permissions: 0o755,
+                ..Metadata::default()
+            };
+            let node = self
+                .tree
+                .new_node(metadata, Kind::Directory, XattrSet::default())?;
             self.tree.set_implied(node, true);
             self.tree.set_opaque(node, opaque);
             self.tree.put(directory, name, node)?;
@@ -324,7 +347,10 @@ impl<'a> Applier<'a> {
         let sets = self.tree.xattr_sets().len();
         let set = self.tree.xattr_set(entry.extensions.xattrs())?;
         if self.tree.xattr_sets().len() > sets {
-            let lengths = entry.extensions.xattrs().map(|(name, value)| name.len() + value.len());
+            let lengths = entry
+                .extensions
+                .xattrs()
+                .map(|(name, value)| name.len() + value.len());
             self.count(lengths.sum())?;
         }
         Ok(set)
@@ -333,6 +359,11 @@ impl<'a> Applier<'a> {
 
 /// Whether `path` leads through AUFS's own files, except through its store of hard links.
 fn is_aufs(path: &[u8]) -> bool {
-    let links = path.strip_prefix(AUFS_LINKS).is_some_and(|rest| rest.starts_with(b"/"));
-    !links && path.split(|byte| *byte == b'/').any(|name| name.starts_with(AUFS))
+    let links = path
+        .strip_prefix(AUFS_LINKS)
+        .is_some_and(|rest| rest.starts_with(b"/"));
+    !links
+        && path
+            .split(|byte| *byte == b'/')
+            .any(|name| name.starts_with(AUFS))
 }

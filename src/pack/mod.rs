@@ -14,20 +14,22 @@
 //! * The result depends on the uncompressed bytes alone, so equal diffIDs give equal layers.
 
 mod apply;
+mod compressed;
 mod compression;
 mod content;
+mod directory;
+mod error;
 mod header;
+mod limits;
 mod path;
 mod pax;
 mod pipeline;
 mod reader;
 mod sparse;
-mod directory;
-mod error;
-mod limits;
 mod unpack;
 mod writer;
 
+pub use compressed::write_compressed_directory;
 pub use compression::Compression;
 pub use directory::{Skipped, write_directory};
 pub use error::{Error, Escaped, Problem};

@@ -27,8 +27,14 @@ struct Chunk {
 }
 
 enum Source<R: Read> {
-    Here { decoder: Decoder<R>, chunks: u32 },
-    Thread { full: Receiver<Result<Chunk, Error>>, empty: Sender<Vec<u8>> },
+    Here {
+        decoder: Decoder<R>,
+        chunks: u32,
+    },
+    Thread {
+        full: Receiver<Result<Chunk, Error>>,
+        empty: Sender<Vec<u8>>,
+    },
     Ended,
 }
 
@@ -55,7 +61,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
     ) -> Result<Self, Error> {
         Ok(Stream {
             scope,
-            source: Source::Here { decoder: Decoder::new(source)?, chunks: 0 },
+            source: Source::Here {
+                decoder: Decoder::new(source)?,
+                chunks: 0,
+            },
             limits,
             progress,
             bytes: vec![0; CHUNK],
@@ -94,7 +103,11 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         loop {
             let count = self.fill()?.len();
             if count == 0 {
-                return Ok((self.hash.finalize().into(), self.uncompressed, self.compressed));
+                return Ok((
+                    self.hash.finalize().into(),
+                    self.uncompressed,
+                    self.compressed,
+                ));
             }
             self.consume(count);
         }
@@ -138,19 +151,26 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         self.uncompressed += length as u64;
         self.progress.advance(length as u64);
         self.check_limits()?;
-        self.hash.update(self.bytes.get(..length).unwrap_or_default());
+        self.hash
+            .update(self.bytes.get(..length).unwrap_or_default());
         Ok(())
     }
 
     fn check_limits(&self) -> Result<(), Error> {
         if self.uncompressed > self.limits.uncompressed {
             let what = "uncompressed bytes";
-            return Err(Error::TooLarge { what, limit: self.limits.uncompressed });
+            return Err(Error::TooLarge {
+                what,
+                limit: self.limits.uncompressed,
+            });
         }
         let allowed = self.compressed.saturating_mul(self.limits.expansion);
         if self.uncompressed > self.limits.expansion_floor && self.uncompressed > allowed {
             let what = "uncompressed bytes per compressed byte";
-            return Err(Error::TooLarge { what, limit: self.limits.expansion });
+            return Err(Error::TooLarge {
+                what,
+                limit: self.limits.expansion,
+            });
         }
         Ok(())
     }
@@ -165,7 +185,8 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         for _ in 1..CHUNKS {
             drop(empty.send(vec![0; CHUNK]));
         }
-        self.scope.spawn(move || decode(decoder, &empty_receiver, &full_sender));
+        self.scope
+            .spawn(move || decode(decoder, &empty_receiver, &full_sender));
         self.source = Source::Thread { full, empty };
     }
 }
@@ -179,7 +200,11 @@ fn decode<R: Read>(
     while let Ok(mut bytes) = empty.recv() {
         let chunk = decoder.fill(&mut bytes).map(|length| {
             let compressed = decoder.consumed();
-            Chunk { bytes, length, compressed }
+            Chunk {
+                bytes,
+                length,
+                compressed,
+            }
         });
         let last = !matches!(&chunk, Ok(chunk) if chunk.length > 0);
         if full.send(chunk).is_err() || last {

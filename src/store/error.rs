@@ -70,10 +70,17 @@ pub enum Error {
 
 impl Error {
     pub(super) fn io(source: io::Error, doing: &'static str, path: &Path) -> Error {
-        Error::Io { doing, path: path.to_owned(), source }
+        Error::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     pub(super) fn json(source: serde_json::Error, path: &Path) -> Error {
-        Error::Json { path: path.to_owned(), source }
+        Error::Json {
+            path: path.to_owned(),
+            source,
+        }
     }
 }

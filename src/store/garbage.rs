@@ -107,7 +107,10 @@ impl Store {
         digest: Digest,
         must_be_document: bool,
     ) -> Result<()> {
-        live.insert(Object { kind: ObjectKind::Blob, digest });
+        live.insert(Object {
+            kind: ObjectKind::Blob,
+            digest,
+        });
         let path = self.blob_path(&digest);
         let size = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
@@ -117,7 +120,10 @@ impl Store {
         if !must_be_document && size > crate::oci::MAX_DOCUMENT_SIZE {
             return Ok(());
         }
-        match (Document::parse(&self.read_blob(&digest)?, None), must_be_document) {
+        match (
+            Document::parse(&self.read_blob(&digest)?, None),
+            must_be_document,
+        ) {
             (Ok(Document::Manifest(manifest)), _) => self.mark_manifest(live, &manifest),
             (Ok(Document::Index(index)), _) => {
                 for entry in &index.manifests {
@@ -125,14 +131,21 @@ impl Store {
                 }
                 Ok(())
             }
-            (Err(source), true) => Err(Error::Document { what: "manifest", digest, source }),
+            (Err(source), true) => Err(Error::Document {
+                what: "manifest",
+                digest,
+                source,
+            }),
             (Err(_), false) => Ok(()),
         }
     }
 
     fn mark_manifest(&self, live: &mut HashSet<Object>, manifest: &Manifest) -> Result<()> {
         for blob in manifest.layers.iter().chain([&manifest.config]) {
-            live.insert(Object { kind: ObjectKind::Blob, digest: blob.digest });
+            live.insert(Object {
+                kind: ObjectKind::Blob,
+                digest: blob.digest,
+            });
         }
         let config = manifest.config.digest;
         if !manifest.config.media_type.is_config() || !self.has_blob(&config) {
@@ -146,13 +159,19 @@ impl Store {
         })?;
         let mut chain: Option<ChainId> = None;
         for layer in parsed.rootfs.diff_ids {
-            live.insert(Object { kind: ObjectKind::Layer, digest: layer.0 });
+            live.insert(Object {
+                kind: ObjectKind::Layer,
+                digest: layer.0,
+            });
             let next = match chain {
                 Some(below) => Some(below.with(layer)),
                 None => ChainId::of(&[layer]),
             };
             if let Some(next) = next {
-                live.insert(Object { kind: ObjectKind::Chain, digest: next.0 });
+                live.insert(Object {
+                    kind: ObjectKind::Chain,
+                    digest: next.0,
+                });
             }
             chain = next;
         }
@@ -216,9 +235,16 @@ impl Store {
             let path = self.root().join("ingest").join(&name);
             let temporary = name.ends_with(files::TEMPORARY);
             let limit = if temporary { TEMPORARY_AGE } else { INGEST_AGE };
-            let newest = if temporary { path.clone() } else { path.join("blob") };
+            let newest = if temporary {
+                path.clone()
+            } else {
+                path.join("blob")
+            };
             let age = match std::fs::metadata(&newest).or_else(|_| std::fs::metadata(&path)) {
-                Ok(metadata) => metadata.modified().ok().and_then(|time| now.duration_since(time).ok()),
+                Ok(metadata) => metadata
+                    .modified()
+                    .ok()
+                    .and_then(|time| now.duration_since(time).ok()),
                 Err(_gone) => continue,
             };
             if age.is_none_or(|age| age < limit) {

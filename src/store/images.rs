@@ -14,7 +14,8 @@ pub const REFERENCE_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 /// The repository that a dangling image had a tag of.
 const REPOSITORY_ANNOTATION: &str = "io.github.plyfs.repository";
 
-pub(super) const EMPTY_INDEX: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+pub(super) const EMPTY_INDEX: &[u8] =
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 /// An image as `index.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,11 @@ impl Record {
     /// A named image.
     #[must_use]
     pub fn named(reference: Reference, descriptor: Descriptor) -> Record {
-        Record { repository: Some(reference.name()), reference: Some(reference), descriptor }
+        Record {
+            repository: Some(reference.name()),
+            reference: Some(reference),
+            descriptor,
+        }
     }
 
     fn from_descriptor(mut descriptor: Descriptor) -> Record {
@@ -54,18 +59,28 @@ impl Record {
         if reference.is_none()
             && let Some(name) = name
         {
-            descriptor.annotations.insert(REFERENCE_ANNOTATION.to_owned(), name);
+            descriptor
+                .annotations
+                .insert(REFERENCE_ANNOTATION.to_owned(), name);
         }
-        Record { reference, repository, descriptor }
+        Record {
+            reference,
+            repository,
+            descriptor,
+        }
     }
 
     fn into_descriptor(self) -> Descriptor {
         let mut descriptor = self.descriptor;
         if let Some(reference) = self.reference {
             let name = reference.to_string();
-            descriptor.annotations.insert(REFERENCE_ANNOTATION.to_owned(), name);
+            descriptor
+                .annotations
+                .insert(REFERENCE_ANNOTATION.to_owned(), name);
         } else if let Some(repository) = self.repository {
-            descriptor.annotations.insert(REPOSITORY_ANNOTATION.to_owned(), repository);
+            descriptor
+                .annotations
+                .insert(REPOSITORY_ANNOTATION.to_owned(), repository);
         }
         descriptor
     }
@@ -78,7 +93,11 @@ impl Store {
     /// [`Error::Io`] or [`Error::Json`].
     pub fn images(&self) -> Result<Vec<Record>> {
         let file = self.read_index()?;
-        Ok(file.manifests.into_iter().map(Record::from_descriptor).collect())
+        Ok(file
+            .manifests
+            .into_iter()
+            .map(Record::from_descriptor)
+            .collect())
     }
 
     /// Publishes an image: from now on it is in the store. A name it takes from another image
@@ -88,10 +107,12 @@ impl Store {
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn publish(&self, lock: &StoreLock, image: Record) -> Result<()> {
         self.update(lock, |images| {
-            let named = |other: &Record| {
-                other.reference.is_some() && other.reference == image.reference
-            };
-            if images.iter().any(|other| named(other) && same(other, &image)) {
+            let named =
+                |other: &Record| other.reference.is_some() && other.reference == image.reference;
+            if images
+                .iter()
+                .any(|other| named(other) && same(other, &image))
+            {
                 return;
             }
             for other in images.iter_mut().filter(|other| named(other)) {
@@ -122,7 +143,11 @@ impl Store {
     fn update(&self, _lock: &StoreLock, change: impl FnOnce(&mut Vec<Record>)) -> Result<()> {
         let mut file = self.read_index()?;
         let before = file.manifests.clone();
-        let mut images = file.manifests.into_iter().map(Record::from_descriptor).collect();
+        let mut images = file
+            .manifests
+            .into_iter()
+            .map(Record::from_descriptor)
+            .collect();
         change(&mut images);
         file.manifests = images.into_iter().map(Record::into_descriptor).collect();
         if file.manifests == before {
@@ -146,7 +171,11 @@ impl Store {
     pub fn document(&self, descriptor: &Descriptor) -> Result<Document> {
         let bytes = self.read_blob(&descriptor.digest)?;
         Document::parse(&bytes, Some(descriptor.media_type.as_str())).map_err(|source| {
-            Error::Document { what: "manifest", digest: descriptor.digest, source }
+            Error::Document {
+                what: "manifest",
+                digest: descriptor.digest,
+                source,
+            }
         })
     }
 
@@ -154,10 +183,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::document`].
-    pub fn manifests(
-        &self,
-        image: &Descriptor,
-    ) -> Result<Vec<(Descriptor, Manifest)>> {
+    pub fn manifests(&self, image: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
         match self.document(image)? {
             Document::Manifest(manifest) => Ok(vec![(image.clone(), manifest)]),
             Document::Index(index) => {
@@ -166,9 +192,10 @@ impl Store {
                     .map(|entry| match self.document(entry)? {
                         Document::Manifest(manifest) => Ok((entry.clone(), manifest)),
                         // An index in an index names no platform's image.
-                        Document::Index(_) => {
-                            Err(Error::Damaged { what: "manifest", digest: entry.digest })
-                        }
+                        Document::Index(_) => Err(Error::Damaged {
+                            what: "manifest",
+                            digest: entry.digest,
+                        }),
                     })
                     .collect()
             }
@@ -192,7 +219,10 @@ impl Store {
             .iter()
             .enumerate()
             .filter_map(|(at, (descriptor, _))| {
-                let rank = descriptor.platform.as_ref().and_then(|found| wanted.rank(found))?;
+                let rank = descriptor
+                    .platform
+                    .as_ref()
+                    .and_then(|found| wanted.rank(found))?;
                 Some((rank, at))
             })
             .min();

@@ -36,9 +36,16 @@ impl Store {
         let path = directory.join("lock");
         let mut waiting = Some(waiting);
         loop {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+            let made = DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory);
             made.map_err(|error| Error::io(error, "making", &directory))?;
-            let file = match OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+            let file = match OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
             {
                 Ok(file) => file,
                 // Its owner has just finished and removed it.
@@ -51,14 +58,19 @@ impl Store {
                     if let Some(waiting) = waiting.take() {
                         waiting();
                     }
-                    file.lock().map_err(|error| Error::io(error, "locking", &path))?;
+                    file.lock()
+                        .map_err(|error| Error::io(error, "locking", &path))?;
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(Error::io(error, "locking", &path));
                 }
             }
             if is_at(&file, &path)? {
-                return Ok(Ingest { directory, lock: file, digest: *digest });
+                return Ok(Ingest {
+                    directory,
+                    lock: file,
+                    digest: *digest,
+                });
             }
         }
     }
@@ -66,7 +78,9 @@ impl Store {
 
 /// Whether the locked file still has its name; its owner may have removed it meanwhile.
 fn is_at(file: &File, path: &Path) -> Result<bool> {
-    let ours = file.metadata().map_err(|error| Error::io(error, "reading", path))?;
+    let ours = file
+        .metadata()
+        .map_err(|error| Error::io(error, "reading", path))?;
     match std::fs::metadata(path) {
         Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -87,7 +101,11 @@ impl Ingest {
     /// [`Error::Io`].
     pub fn open_blob(&self) -> Result<File> {
         let path = self.blob_path();
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path);
         file.map_err(|error| Error::io(error, "opening", &path))
     }
 
@@ -114,14 +132,7 @@ impl Ingest {
     /// # Errors
     /// [`Error::Io`].
     pub fn commit_blob(&self, store: &Store) -> Result<()> {
-        let target = store.blob_path(&self.digest);
-        if let Some(parent) = target.parent() {
-            let made = std::fs::create_dir_all(parent);
-            made.map_err(|error| Error::io(error, "making", parent))?;
-        }
-        let renamed = std::fs::rename(self.blob_path(), &target);
-        renamed.map_err(|error| Error::io(error, "storing", &target))?;
-        files::sync_parent(&target)
+        store.commit_blob(&self.blob_path(), &self.digest)
     }
 
     /// Throws away what was received and packed; the lock stays.

@@ -1,8 +1,6 @@
 //! Packed layers and chains in the store.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -56,7 +54,10 @@ impl Store {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::Missing { what: "layer", digest: layer.0 });
+                return Err(Error::Missing {
+                    what: "layer",
+                    digest: layer.0,
+                });
             }
             Err(error) => return Err(Error::io(error, "reading", &path)),
         };
@@ -97,22 +98,18 @@ impl Store {
         chain: &ChainId,
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> Result<()> {
-        let name = format!("ingest/{}-chain-{}{}", std::process::id(), chain.0.hex(), files::TEMPORARY);
-        let staged = self.root().join(name);
-        files::remove_tree_if_there(&staged)?;
-        let made = DirBuilder::new().mode(0o700).create(&staged);
-        made.map_err(|error| Error::io(error, "making", &staged))?;
+        let staging = self.staging()?;
+        let staged = staging.path();
         let path = staged.join("index");
         let written = std::fs::File::create(&path).and_then(|file| {
             let mut out = io::BufWriter::with_capacity(1 << 20, file);
             write(&mut out)?;
-            out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+            out.into_inner()
+                .map_err(io::IntoInnerError::into_error)?
+                .sync_all()
         });
-        if let Err(error) = written {
-            files::remove_tree_if_there(&staged)?;
-            return Err(Error::io(error, "writing", &path));
-        }
-        commit_directory(&staged, &self.chain_path(chain))
+        written.map_err(|error| Error::io(error, "writing", &path))?;
+        commit_directory(staged, &self.chain_path(chain))
     }
 }
 

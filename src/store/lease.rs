@@ -87,7 +87,8 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(Error::io(error, "making", &path)),
             };
-            file.lock().map_err(|error| Error::io(error, "locking", &path))?;
+            file.lock()
+                .map_err(|error| Error::io(error, "locking", &path))?;
             let mut lease = Lease { file, path };
             lease.write(record)?;
             return Ok(lease);
@@ -119,7 +120,9 @@ impl Store {
             .map_err(|error| Error::io(error, "reading", &directory))?;
         let mut records = Vec::new();
         for entry in entries {
-            let path = entry.map_err(|error| Error::io(error, "reading", &directory))?.path();
+            let path = entry
+                .map_err(|error| Error::io(error, "reading", &directory))?
+                .path();
             let mut file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -31,6 +31,7 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod staging;
 mod sync;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -48,6 +49,7 @@ pub use images::{REFERENCE_ANNOTATION, Record};
 pub use ingest::Ingest;
 pub use layers::{LayerRecord, LayerSource};
 pub use lease::{Lease, LeaseKind, LeaseRecord};
+pub use staging::Staging;
 pub use sync::Syncer;
 
 /// The result of an operation on a store.
@@ -82,16 +84,21 @@ impl Store {
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         // Images hold files that only their owners may read, so the store is private.
-        make.create(root).map_err(|error| Error::io(error, "making the store", root))?;
+        make.create(root)
+            .map_err(|error| Error::io(error, "making the store", root))?;
         let private = ["blobs/sha256", "layers/sha256", "chains/sha256"];
         for name in private.into_iter().chain(["ingest", "leases", "trash"]) {
             let path = root.join(name);
-            make.create(&path).map_err(|error| Error::io(error, "making the store", &path))?;
+            make.create(&path)
+                .map_err(|error| Error::io(error, "making the store", &path))?;
         }
         for (name, content) in [
             ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
             ("index.json", images::EMPTY_INDEX),
-            ("store.json", format!("{{\"version\":{VERSION}}}").as_bytes()),
+            (
+                "store.json",
+                format!("{{\"version\":{VERSION}}}").as_bytes(),
+            ),
         ] {
             let path = root.join(name);
             if !path.exists() {
@@ -117,11 +124,19 @@ impl Store {
         let found: StoreFile =
             serde_json::from_slice(&bytes).map_err(|error| Error::json(error, &path))?;
         if found.version != VERSION {
-            return Err(Error::Version { root: root.to_owned(), found: found.version });
+            return Err(Error::Version {
+                root: root.to_owned(),
+                found: found.version,
+            });
         }
-        let root = root.canonicalize().map_err(|error| Error::io(error, "opening", root))?;
+        let root = root
+            .canonicalize()
+            .map_err(|error| Error::io(error, "opening", root))?;
         let directory = File::open(&root).map_err(|error| Error::io(error, "opening", &root))?;
-        Ok(Store { root, syncer: Syncer::new(directory) })
+        Ok(Store {
+            root,
+            syncer: Syncer::new(directory),
+        })
     }
 
     /// The directory of the store.
@@ -135,7 +150,9 @@ impl Store {
     /// # Errors
     /// What syncfs(2) reports.
     pub fn sync(&self) -> Result<()> {
-        self.syncer.sync().map_err(|error| Error::io(error, "syncing", &self.root))
+        self.syncer
+            .sync()
+            .map_err(|error| Error::io(error, "syncing", &self.root))
     }
 
     /// Takes the lock under which `index.json` changes and garbage is swept.
@@ -144,16 +161,24 @@ impl Store {
     /// [`Error::Io`].
     pub fn lock(&self) -> Result<StoreLock> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let file = file.map_err(|error| Error::io(error, "opening", &path))?;
-        file.lock().map_err(|error| Error::io(error, "locking", &path))?;
+        file.lock()
+            .map_err(|error| Error::io(error, "locking", &path))?;
         Ok(StoreLock(file))
     }
 
     /// Where the blob with this digest lies, or would.
     #[must_use]
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+        self.root
+            .join("blobs")
+            .join(digest.algorithm().as_str())
+            .join(digest.hex())
     }
 
     /// Whether the blob is there.
@@ -171,12 +196,18 @@ impl Store {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::Missing { what: "blob", digest: *digest });
+                return Err(Error::Missing {
+                    what: "blob",
+                    digest: *digest,
+                });
             }
             Err(error) => return Err(Error::io(error, "reading", &path)),
         };
         if Digest::with(digest.algorithm(), &bytes) != *digest {
-            return Err(Error::Damaged { what: "blob", digest: *digest });
+            return Err(Error::Damaged {
+                what: "blob",
+                digest: *digest,
+            });
         }
         Ok(bytes)
     }
@@ -191,8 +222,7 @@ impl Store {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)
-                .map_err(|error| Error::io(error, "making", parent))?;
+            std::fs::create_dir_all(parent).map_err(|error| Error::io(error, "making", parent))?;
         }
         files::write_file(&self.root, &path, bytes)
     }
@@ -200,12 +230,18 @@ impl Store {
     /// The directory of a packed layer, or where it would be.
     #[must_use]
     pub fn layer_path(&self, layer: &DiffId) -> PathBuf {
-        self.root.join("layers").join(layer.0.algorithm().as_str()).join(layer.0.hex())
+        self.root
+            .join("layers")
+            .join(layer.0.algorithm().as_str())
+            .join(layer.0.hex())
     }
 
     /// The directory of a chain, or where it would be.
     #[must_use]
     pub fn chain_path(&self, chain: &ChainId) -> PathBuf {
-        self.root.join("chains").join(chain.0.algorithm().as_str()).join(chain.0.hex())
+        self.root
+            .join("chains")
+            .join(chain.0.algorithm().as_str())
+            .join(chain.0.hex())
     }
 }

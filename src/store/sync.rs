@@ -28,7 +28,11 @@ impl Syncer {
     /// Syncs the file system that `directory` is on.
     #[must_use]
     pub fn new(directory: File) -> Syncer {
-        Syncer { directory, state: Mutex::default(), changed: Condvar::new() }
+        Syncer {
+            directory,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     /// Returns when everything written before the call is durable.
