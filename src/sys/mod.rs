@@ -4,6 +4,7 @@
 //! offer. Each `unsafe` block carries a SAFETY comment that names what makes it sound.
 
 pub mod at;
+pub mod descriptor;
 pub mod mapping;
 pub mod mount;
 pub mod process;

@@ -1,0 +1,1 @@
+//! Directory layers: from `lowerdir=` to a stack. (To be written.)
