@@ -15,12 +15,19 @@
 //!
 //! distribution-spec 1.1, <https://distribution.github.io/distribution/spec/auth/>
 
+mod archive;
 mod auth;
+mod closest;
+mod docker_archive;
 mod error;
+mod exact;
+mod layout;
 mod location;
 
 pub use auth::{AuthFiles, Credentials};
+pub use docker_archive::DockerArchive;
 pub use error::Error;
+pub use layout::Layout;
 pub use location::Location;
 
 use std::fmt;
