@@ -75,7 +75,9 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
     // The caller reads until the pipe is closed, so it is taken out to be written to.
     let status = Cell::new(Some(status));
     let ready = || {
-        nix::unistd::chdir("/").map_err(io::Error::from).map_err(Error::system("cannot leave the directory"))?;
+        nix::unistd::chdir("/")
+            .map_err(io::Error::from)
+            .map_err(Error::system("cannot leave the directory"))?;
         process::detach_standard_streams().map_err(Error::system("cannot close the streams"))?;
         tell(status.take(), READY, &std::process::id().to_le_bytes());
         Ok(())

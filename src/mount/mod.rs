@@ -7,6 +7,7 @@ mod attach;
 mod daemon;
 mod error;
 mod fusermount;
+pub mod image;
 pub mod layers;
 mod mountinfo;
 mod policy;
