@@ -6,22 +6,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Read};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::body::Body;
 use super::closest::closest;
 use super::exact::read_limited;
 use super::token::{Authorization, Challenge, TokenRequest, unauthorized};
 use super::transport::{Request, Response, Transport, chain};
 use super::url::Url;
 use super::{BlobReader, Credentials, Error, Fetched, ManifestName, Settings, Source};
-use crate::oci::{
-    DEFAULT_TAG, Descriptor, Digest, MAX_DOCUMENT_SIZE, MediaType, Reference, quoted,
-};
+use crate::oci::{DEFAULT_TAG, Descriptor, Digest, MAX_DOCUMENT_SIZE, MediaType, Reference};
 
 /// How many pages of tags are read: with 1000 on each, more than any repository that is used by tag.
 const MOST_PAGES: usize = 100;
@@ -126,12 +122,17 @@ impl Repository {
         Ok(tags)
     }
 
+    /// Registry and repository, for messages.
+    pub(super) fn name(&self) -> String {
+        self.0.reference.name()
+    }
+
     pub(super) fn transport(&self) -> &Transport {
         &self.0.registry.0.transport
     }
 
     /// The address of the registry, `scheme://host/`.
-    fn base(&self) -> Result<Url, Error> {
+    pub(super) fn base(&self) -> Result<Url, Error> {
         let shared = &self.0.registry.0;
         let host = self.0.reference.api_host();
         if let Some(base) = shared.bases.lock().get(host) {
@@ -185,7 +186,7 @@ impl Repository {
     }
 
     /// The address of something in the repository.
-    fn address(&self, what: &str) -> Result<Url, Error> {
+    pub(super) fn address(&self, what: &str) -> Result<Url, Error> {
         let base = self.base()?;
         let path = format!("/v2/{}/{what}", self.0.reference.repository());
         base.join(&path).map_err(|why| Error::Protocol {
@@ -209,7 +210,11 @@ impl Repository {
     }
 
     /// Sends a request to the registry, with the authorization that it asks for.
-    fn send(&self, url: &Url, headers: &[(&'static str, String)]) -> Result<Response, Error> {
+    pub(super) fn send(
+        &self,
+        url: &Url,
+        headers: &[(&'static str, String)],
+    ) -> Result<Response, Error> {
         let key = self.0.reference.name();
         let authorizations = &self.0.registry.0.authorizations;
         let mut fresh = false;
@@ -274,7 +279,7 @@ impl Repository {
     }
 
     /// Turns an error status into an error about `what`.
-    fn check(&self, response: Response, what: &str) -> Result<Response, Error> {
+    pub(super) fn check(&self, response: Response, what: &str) -> Result<Response, Error> {
         let url = response.url.to_string();
         let registry = self.0.reference.registry().to_owned();
         match response.status() {
@@ -328,76 +333,6 @@ impl Repository {
             }
         }
     }
-
-    /// Opens a blob at an address; also says where in the blob the reader starts: at `offset` or 0.
-    pub(super) fn open(
-        &self,
-        url: &Url,
-        own: bool,
-        descriptor: &Descriptor,
-        offset: u64,
-    ) -> Result<(u64, Box<dyn Read + Send>), Error> {
-        let headers = [("range", format!("bytes={offset}-"))];
-        let headers = if offset > 0 { &headers[..] } else { &[] };
-        let response = if own {
-            self.send(url, headers)?
-        } else {
-            let registry = self.base()?;
-            self.transport().send(&Request {
-                named_by: Some(&registry),
-                ..Request::get(url, headers)
-            })?
-        };
-        if response.status() == 416 {
-            return Err(Error::RangeNotSatisfiable {
-                url: url.to_string(),
-                offset,
-            });
-        }
-        let what = format!("blob {} in {}", descriptor.digest, self.0.reference.name());
-        let response = self.check(response, &what)?;
-        let wrong = |why: String| Error::Protocol {
-            url: response.url.to_string(),
-            why,
-        };
-        let start = match response.status() {
-            206 => {
-                let range = response.header("content-range").unwrap_or_default();
-                if start_of_range(range) != Some(offset) {
-                    return Err(wrong(format!(
-                        "was asked for the bytes from {offset} on and gives {}",
-                        quoted(range)
-                    )));
-                }
-                offset
-            }
-            200 => 0,
-            status => return Err(wrong(format!("answered with status {status} for a blob"))),
-        };
-        let expected = descriptor.size - start;
-        match response.header("content-length").map(str::parse::<u64>) {
-            Some(Ok(length)) if length != expected => Err(wrong(format!(
-                "sends {length} bytes of the blob instead of {expected}"
-            ))),
-            _ => Ok((start, response.into_body())),
-        }
-    }
-
-    /// The addresses of a blob, and whether they are the registry's own.
-    fn addresses(&self, descriptor: &Descriptor) -> Result<Vec<(Url, bool)>, Error> {
-        let mut addresses = Vec::new();
-        if descriptor.media_type.is_foreign() {
-            for text in descriptor.urls.iter().take(8) {
-                match Url::parse(text) {
-                    Ok(url) => addresses.push((url, false)),
-                    Err(why) => log::debug!("an address of {}: {why}", descriptor.digest),
-                }
-            }
-        }
-        // Some registries keep foreign layers in spite of their type.
-        addresses.push((self.address(&format!("blobs/{}", descriptor.digest))?, true));
-        Ok(addresses)
-    }
 }
 
 /// What is of interest in the headers of a document.
@@ -429,19 +364,6 @@ fn next_link(header: &str) -> Option<&str> {
         let is_next = |parameter: &str| matches!(parameter.trim(), r#"rel="next""# | "rel=next");
         parameters.split(';').any(is_next).then_some(target)
     })
-}
-
-/// The first byte of `bytes FIRST-LAST/SIZE`.
-fn start_of_range(header: &str) -> Option<u64> {
-    let (first, _) = header
-        .trim()
-        .strip_prefix("bytes ")?
-        .trim_start()
-        .split_once('-')?;
-    match first.parse() {
-        Ok(first) => Some(first),
-        Err(_) => None,
-    }
 }
 
 impl Source for Repository {
@@ -485,7 +407,7 @@ impl Source for Repository {
         {
             let found = Digest::with(expected.algorithm(), &bytes);
             if found != expected {
-                return Err(Error::DigestMismatch { expected, found });
+                return Err(Error::digest_mismatch(expected, found));
             }
         }
         Fetched::new(
@@ -496,39 +418,7 @@ impl Source for Repository {
     }
 
     fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader, Error> {
-        let mut first_error = None;
-        for address in self.addresses(descriptor)? {
-            let url = &address.0;
-            if offset > descriptor.size {
-                return Err(Error::RangeNotSatisfiable {
-                    url: url.to_string(),
-                    offset,
-                });
-            }
-            if offset == descriptor.size {
-                return Ok(BlobReader {
-                    start: offset,
-                    reader: Box::new(io::empty()),
-                });
-            }
-            match self.open(url, address.1, descriptor, offset) {
-                Ok((start, inner)) => {
-                    let body = Body::new(self.clone(), descriptor.clone(), address, inner, start);
-                    return Ok(BlobReader {
-                        start,
-                        reader: Box::new(body),
-                    });
-                }
-                Err(e) => {
-                    log::debug!("{}", chain(&e));
-                    first_error.get_or_insert(e);
-                }
-            }
-        }
-        Err(first_error.unwrap_or_else(|| Error::NotFound {
-            reference: format!("blob {}", descriptor.digest),
-            closest: Vec::new(),
-        }))
+        self.open_blob(descriptor, offset)
     }
 }
 
@@ -537,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers() {
+    fn links() {
         for (header, expected) in [
             (
                 r#"</v2/x/tags/list?last=b&n=2>; rel="next""#,
@@ -548,15 +438,6 @@ mod tests {
             ("rubbish", None),
         ] {
             assert_eq!(next_link(header), expected, "{header}");
-        }
-        for (header, expected) in [
-            ("bytes 5-9/10", Some(5)),
-            ("bytes 0-9/*", Some(0)),
-            ("bytes */10", None),
-            ("5-9", None),
-            ("", None),
-        ] {
-            assert_eq!(start_of_range(header), expected, "{header}");
         }
     }
 }

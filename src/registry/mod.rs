@@ -25,7 +25,9 @@ mod layout;
 mod location;
 
 #[cfg(feature = "registry")]
-mod body;
+mod agent;
+#[cfg(feature = "registry")]
+mod blob;
 #[cfg(feature = "registry")]
 mod client;
 #[cfg(feature = "registry")]
@@ -132,10 +134,7 @@ impl Fetched {
         if let Some(expected) = expected
             && *expected != digest
         {
-            return Err(Error::DigestMismatch {
-                expected: *expected,
-                found: digest,
-            });
+            return Err(Error::digest_mismatch(*expected, digest));
         }
         let media_type = Document::parse(&bytes, content_type)?.media_type().clone();
         Ok(Self {

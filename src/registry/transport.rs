@@ -7,15 +7,13 @@
 //! * Every wait is bounded: for a connection, for the next byte, between attempts.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use ureq::Body;
 use ureq::http::{Request as HttpRequest, Response as HttpResponse};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy};
 
+use super::agent::Agents;
 use super::exact::read_limited;
 use super::url::Url;
 use super::{Error, Settings};
@@ -81,10 +79,7 @@ impl Response {
             .headers()
             .get_all(name)
             .iter()
-            .filter_map(|value| match value.to_str() {
-                Ok(text) => Some(text),
-                Err(_) => None,
-            })
+            .flat_map(|value| value.to_str())
     }
 
     pub(super) fn into_body(self) -> Box<dyn Read + Send> {
@@ -153,8 +148,7 @@ enum Failure {
 #[derive(Debug)]
 pub(super) struct Transport {
     settings: Settings,
-    /// For HTTP and for HTTPS; each with and without its proxy. Made when needed, as reading certificates takes time.
-    agents: Mutex<[Option<Agent>; 4]>,
+    agents: Agents,
     /// Whether any server has ever answered.
     reached: AtomicBool,
 }
@@ -163,7 +157,7 @@ impl Transport {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            agents: Mutex::default(),
+            agents: Agents::default(),
             reached: AtomicBool::new(false),
         }
     }
@@ -312,7 +306,10 @@ impl Transport {
         request: &Request<'_>,
         authorization: Option<&str>,
     ) -> Result<HttpResponse<Body>, Failure> {
-        let agent = self.agent(url).map_err(Failure::Final)?;
+        let agent = self
+            .agents
+            .get(&self.settings, url)
+            .map_err(Failure::Final)?;
         let mut builder = HttpRequest::builder().uri(url.uri().clone());
         for (name, value) in request.headers {
             builder = builder.header(*name, value);
@@ -359,51 +356,6 @@ impl Transport {
             }
         }
     }
-
-    fn agent(&self, url: &Url) -> Result<Agent, Error> {
-        // Nobody's proxy can reach this machine's own services.
-        let direct = url.is_loopback();
-        let slot = usize::from(url.is_https()) * 2 + usize::from(direct);
-        let mut agents = self.agents.lock();
-        if let Some(agent) = &agents[slot] {
-            return Ok(agent.clone());
-        }
-        let settings = &self.settings;
-        let proxy = match (direct, url.is_https()) {
-            (true, _) => None,
-            (false, true) => settings.proxy.https.as_deref(),
-            (false, false) => settings.proxy.http.as_deref(),
-        };
-        let proxy = match proxy {
-            Some(text) if !text.is_empty() => Some(proxy_of(
-                text,
-                settings.proxy.no_proxy.as_deref().unwrap_or_default(),
-            )?),
-            _ => None,
-        };
-        // Docker trusts any certificate of a loopback registry too: who can answer there owns the machine.
-        let unverified = settings.insecure || direct;
-        let mut tls = TlsConfig::builder().disable_verification(unverified);
-        if url.is_https() && !unverified {
-            tls = tls.root_certs(roots(settings)?);
-        }
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("plyfs/", env!("CARGO_PKG_VERSION")))
-            .accept("*/*")
-            // A blob's digest is that of its bytes as they are stored.
-            .accept_encoding("identity")
-            .proxy(proxy)
-            .tls_config(tls.build())
-            .timeout_connect(Some(settings.connect_timeout))
-            .timeout_per_read(Some(settings.stall_timeout))
-            .timeout_per_write(Some(settings.stall_timeout))
-            .build()
-            .new_agent();
-        agents[slot] = Some(agent.clone());
-        Ok(agent)
-    }
 }
 
 /// Whether another attempt may get a better answer than this status.
@@ -444,70 +396,6 @@ fn random_fraction() -> f64 {
     f64::from(RandomState::new().hash_one(()) as u32) / f64::from(u32::MAX)
 }
 
-fn proxy_of(text: &str, no_proxy: &str) -> Result<Proxy, Error> {
-    // The text itself may contain a password.
-    let wrong = |e: ureq::Error| Error::Settings {
-        what: "the proxy".into(),
-        why: e.to_string(),
-    };
-    let plain = Proxy::new(text).map_err(wrong)?;
-    let mut builder = Proxy::builder(plain.protocol())
-        .host(plain.host())
-        .port(plain.port());
-    if let Some(username) = plain.username() {
-        builder = builder.username(username);
-    }
-    if let Some(password) = plain.password() {
-        builder = builder.password(password);
-    }
-    for entry in no_proxy
-        .split(',')
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-    {
-        builder = builder.no_proxy(entry);
-        // As in curl and Go, a domain means the hosts within it too.
-        if !entry.starts_with(['.', '*']) {
-            builder = builder.no_proxy(&format!(".{entry}"));
-        }
-    }
-    builder.build().map_err(wrong)
-}
-
-fn roots(settings: &Settings) -> Result<RootCerts, Error> {
-    let mut certificates = Vec::new();
-    let extra = settings.extra_ca_file.as_ref();
-    for path in settings.ca_files.iter().chain(extra) {
-        let pem = match std::fs::read(path) {
-            Ok(pem) => pem,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && Some(path) != extra => continue,
-            Err(source) => {
-                return Err(Error::Io {
-                    path: path.clone(),
-                    source,
-                });
-            }
-        };
-        for item in parse_pem(&pem) {
-            match item {
-                Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-                Ok(_) => {}
-                Err(e) => {
-                    let what = format!("the certificates in {}", path.display());
-                    return Err(Error::Settings {
-                        what,
-                        why: e.to_string(),
-                    });
-                }
-            }
-        }
-    }
-    if certificates.is_empty() {
-        return Ok(RootCerts::WebPki);
-    }
-    Ok(RootCerts::Specific(Arc::new(certificates)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,46 +414,6 @@ mod tests {
             ("<html>", ""),
         ] {
             assert_eq!(detail(body.as_bytes()), expected);
-        }
-    }
-
-    #[test]
-    fn certificates_and_proxies() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        let missing = directory.path().join("missing.pem");
-        let settings = |ca: &std::path::Path, extra: Option<&std::path::Path>| Settings {
-            ca_files: vec![ca.to_owned()],
-            extra_ca_file: extra.map(Into::into),
-            ..Settings::default()
-        };
-        assert!(matches!(
-            roots(&settings(&missing, None)).unwrap(),
-            RootCerts::WebPki
-        ));
-        assert!(roots(&settings(&missing, Some(&missing))).is_err());
-        std::fs::write(
-            &path,
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        )
-        .unwrap();
-        let RootCerts::Specific(found) = roots(&settings(&missing, Some(&path))).unwrap() else {
-            panic!("not read");
-        };
-        assert_eq!(found.len(), 1);
-
-        let proxy = proxy_of("http://u:p@proxy:3128", "example.com, .b.io,*.c.io").unwrap();
-        assert_eq!(
-            (proxy.host(), proxy.port(), proxy.username()),
-            ("proxy", 3128, Some("u"))
-        );
-        for (url, direct) in [
-            ("https://example.com/", true),
-            ("https://sub.example.com/", true),
-            ("https://notexample.com/", false),
-            ("https://a.b.io/", true),
-        ] {
-            assert_eq!(proxy.is_no_proxy(&url.parse().unwrap()), direct, "{url}");
         }
     }
 }

@@ -296,7 +296,7 @@ fn manifests_that_are_not_what_they_should_be() {
     assert!(matches!(by_tag("page"), Error::Document(_)));
     assert!(matches!(by_tag("../../x"), Error::Document(_)));
     let mismatch = error(ManifestName::Digest(other));
-    assert!(matches!(mismatch, Error::DigestMismatch { expected, .. } if expected == other));
+    assert!(matches!(mismatch, Error::DigestMismatch { expected, .. } if *expected == other));
     assert!(
         source
             .manifest(&ManifestName::Digest(image.digest()))
