@@ -158,6 +158,10 @@ impl Default for Index {
 }
 
 /// What a tag or digest names in a registry.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and each not for long"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.

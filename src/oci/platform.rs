@@ -203,7 +203,7 @@ impl FromStr for Platform {
                     .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
         };
         let parts: Vec<&str> = text.splitn(4, '/').collect();
-        if !parts.iter().all(|part| valid(&part)) {
+        if !parts.iter().all(valid) {
             return Err(error(
                 "each part must consist of letters, digits, _, . and -",
             ));
@@ -237,7 +237,7 @@ impl FromStr for Platform {
 #[error("there is no image for {wanted}; there is {}", list(.available))]
 pub struct NoMatchingPlatform {
     /// What was asked for.
-    pub wanted: Platform,
+    pub wanted: Box<Platform>,
     /// What the index has instead, in its order and without repetitions.
     pub available: Vec<Platform>,
 }
@@ -300,7 +300,7 @@ impl Index {
         match self.images().next() {
             Some(first) if available.is_empty() => Ok(first),
             _ => Err(NoMatchingPlatform {
-                wanted: wanted.clone(),
+                wanted: Box::new(wanted.clone()),
                 available,
             }),
         }

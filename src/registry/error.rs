@@ -48,9 +48,9 @@ pub enum Error {
     #[error("the content has digest {found} instead of {expected}")]
     DigestMismatch {
         /// The digest that was asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// More than any honest server would send.
     #[error("{what} is larger than the limit of {limit} bytes")]
@@ -132,6 +132,16 @@ pub enum Error {
     /// This program was built without the means to reach registries.
     #[error("this program was built without support for registries")]
     NotBuilt,
+}
+
+impl Error {
+    /// The error for content that has `found` as its digest.
+    pub fn digest_mismatch(expected: Digest, found: Digest) -> Self {
+        Self::DigestMismatch {
+            expected: Box::new(expected),
+            found: Box::new(found),
+        }
+    }
 }
 
 fn closest_text(closest: &[String]) -> String {

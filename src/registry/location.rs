@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::{Error, ManifestName};
+use super::{DockerArchive, Error, Layout, ManifestName, Settings, Source};
 use crate::oci::{Digest, ParseError, Reference};
 
 /// A place that an image can come from.
@@ -45,6 +45,27 @@ impl Location {
         }
         let text = utf8(text.strip_prefix(b"docker://").unwrap_or(text))?;
         Ok(Self::Registry(text.parse()?))
+    }
+
+    /// Opens it as a source. Registries are not asked yet; archives and layouts are opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] or [`Error::Archive`] if an archive or layout cannot be read;
+    /// [`Error::NotBuilt`] for a registry if this program was built without.
+    #[cfg_attr(not(feature = "registry"), allow(unused_variables))]
+    pub fn open(&self, settings: &Settings) -> Result<Box<dyn Source>, Error> {
+        match self {
+            #[cfg(feature = "registry")]
+            Self::Registry(reference) => Ok(Box::new(
+                super::Registry::new(settings.clone()).repository(reference),
+            )),
+            #[cfg(not(feature = "registry"))]
+            Self::Registry(_) => Err(Error::NotBuilt),
+            Self::Layout(path, _) => Ok(Box::new(Layout::open(path)?)),
+            Self::OciArchive(path, _) => Ok(Box::new(Layout::open_archive(path)?)),
+            Self::DockerArchive(path, _) => Ok(Box::new(DockerArchive::open(path)?)),
+        }
     }
 
     /// Which manifest or index is meant there.

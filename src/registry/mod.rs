@@ -24,7 +24,22 @@ mod exact;
 mod layout;
 mod location;
 
+#[cfg(feature = "registry")]
+mod agent;
+#[cfg(feature = "registry")]
+mod blob;
+#[cfg(feature = "registry")]
+mod client;
+#[cfg(feature = "registry")]
+mod token;
+#[cfg(feature = "registry")]
+mod transport;
+#[cfg(feature = "registry")]
+mod url;
+
 pub use auth::{AuthFiles, Credentials};
+#[cfg(feature = "registry")]
+pub use client::{Registry, Repository};
 pub use docker_archive::DockerArchive;
 pub use error::Error;
 pub use layout::Layout;
@@ -119,10 +134,7 @@ impl Fetched {
         if let Some(expected) = expected
             && *expected != digest
         {
-            return Err(Error::DigestMismatch {
-                expected: *expected,
-                found: digest,
-            });
+            return Err(Error::digest_mismatch(*expected, digest));
         }
         let media_type = Document::parse(&bytes, content_type)?.media_type().clone();
         Ok(Self {
@@ -212,7 +224,7 @@ impl Default for Settings {
             credentials: None,
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
-            attempts: 6,
+            attempts: 8,
             back_off: Duration::from_millis(500),
             longest_wait: Duration::from_secs(120),
         }
@@ -220,7 +232,7 @@ impl Default for Settings {
 }
 
 /// The proxies to use, each as in the environment variable of its name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// `http_proxy`: for plain HTTP.
     pub http: Option<String>,
@@ -228,4 +240,15 @@ pub struct Proxies {
     pub https: Option<String>,
     /// `no_proxy`: hosts and domains, separated by commas, that are reached without a proxy.
     pub no_proxy: Option<String>,
+}
+
+impl fmt::Debug for Proxies {
+    /// Without the addresses, which may contain passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxies")
+            .field("http", &self.http.is_some())
+            .field("https", &self.https.is_some())
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
 }
