@@ -10,7 +10,7 @@ use super::{Global, Result, environment, output, progress};
 use crate::image::{self, PullRequest};
 use crate::oci::{Platform, Reference};
 use crate::pack::Limits;
-use crate::registry::{self, DockerArchive, Layout, Location, ManifestName, OciArchive, Source};
+use crate::registry::{Location, ManifestName};
 
 /// Layers received at the same time.
 const PARALLEL: usize = 4;
@@ -52,17 +52,15 @@ impl Pull {
         let store = environment::create_store(global)?;
         for image in &self.images {
             let shown = image.to_string_lossy();
-            self.pull(&store, image).map_err(|error| {
-                let failure = Failure::new(format!("cannot pull {shown}"), error);
-                if self.insecure { failure } else { insecure_hint(failure, &shown) }
-            })?;
+            self.pull(&store, image)
+                .map_err(|error| Failure::new(format!("cannot pull {shown}"), error))?;
         }
         Ok(())
     }
 
     fn pull(&self, store: &crate::store::Store, image: &OsString) -> anyhow::Result<()> {
         let location = Location::parse(image)?;
-        let source = open(&location, self.insecure)?;
+        let source = location.open(&environment::registry_settings(self.insecure))?;
         let name = location.manifest_name();
         let store_as = match (&self.name, &location) {
             (Some(name), _) => Some(name.clone()),
@@ -115,19 +113,6 @@ fn print(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
-/// Opens the place that a location names.
-fn open(location: &Location, insecure: bool) -> std::result::Result<Box<dyn Source>, registry::Error> {
-    Ok(match location {
-        Location::Registry(reference) => {
-            let settings = environment::registry_settings(insecure);
-            Box::new(registry::Client::new(reference, settings)?)
-        }
-        Location::Layout(path, _) => Box::new(Layout::open(path)?),
-        Location::OciArchive(path, _) => Box::new(OciArchive::open(path)?),
-        Location::DockerArchive(path, _) => Box::new(DockerArchive::open(path)?),
-    })
-}
-
 /// The name that an image from a layout or archive gets: its own, if that is a reference, or else
 /// the name of the file with its tag.
 fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Option<Reference>> {
@@ -153,12 +138,4 @@ fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Optio
     reference.map(Some).map_err(|_| {
         anyhow::anyhow!("the image needs a name: {text:?} cannot be one (give one with --name)")
     })
-}
-
-fn insecure_hint(failure: Failure, image: &str) -> Failure {
-    if failure.is_tls() {
-        failure.or_hint(format!("plyfs pull --insecure {image}, if you trust the network"))
-    } else {
-        failure
-    }
 }

@@ -15,6 +15,7 @@
 pub mod chain;
 pub mod error;
 pub mod flatten;
+mod path;
 pub mod stack;
 
 use std::borrow::Cow;
