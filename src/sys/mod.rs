@@ -4,6 +4,8 @@
 //! offer. Each `unsafe` block carries a SAFETY comment that names what makes it sound.
 
 pub mod at;
+pub mod getdents;
 pub mod mapping;
 pub mod mount;
 pub mod process;
+mod xattr_at;
