@@ -43,7 +43,7 @@ pub(super) fn get(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> i
                 SYS_GETXATTRAT,
                 directory.as_raw_fd(),
                 name.as_ptr(),
-                at_flags(name),
+                libc::AT_SYMLINK_NOFOLLOW,
                 attribute.as_ptr(),
                 &raw const arguments,
                 size_of::<Arguments>(),
@@ -71,7 +71,7 @@ pub(super) fn list(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>
                 SYS_LISTXATTRAT,
                 directory.as_raw_fd(),
                 name.as_ptr(),
-                at_flags(name),
+                libc::AT_SYMLINK_NOFOLLOW,
                 names.as_mut_ptr(),
                 room,
             )
@@ -87,21 +87,14 @@ pub(super) fn list(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>
 
 type Call<'a> = &'a dyn Fn(&CStr, &mut Vec<u8>, usize) -> libc::c_long;
 
-fn at_flags(name: &CStr) -> libc::c_int {
-    let empty = if name.is_empty() {
-        libc::AT_EMPTY_PATH
-    } else {
-        0
-    };
-    libc::AT_SYMLINK_NOFOLLOW | empty
-}
-
 fn either(
     directory: BorrowedFd<'_>,
     name: &[u8],
     call: Call<'_>,
     by_path: Call<'_>,
 ) -> io::Result<Vec<u8>> {
+    // AT_EMPTY_PATH would not do for a descriptor opened with O_PATH.
+    let name = if name.is_empty() { b"." } else { name };
     if !ABSENT.load(Ordering::Relaxed) {
         match grow(name, call) {
             // EPERM is what some seccomp filters say of unknown calls.
@@ -111,9 +104,8 @@ fn either(
         }
     }
     let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into_bytes();
-    // A directory is reached through its link; `/.` makes the last component no link.
     path.push(b'/');
-    path.extend_from_slice(if name.is_empty() { b"." } else { name });
+    path.extend_from_slice(name);
     Ok(grow(&path, by_path)?)
 }
 
