@@ -9,3 +9,5 @@ pub mod mapping;
 pub mod mount;
 pub mod process;
 pub mod xattr;
+pub mod getdents;
+mod xattr_at;
