@@ -208,4 +208,4 @@ fn detach(own: Option<MountIdentity>) {
     }
 }
 
-type Server = JoinHandle<std::io::Result<()>>;
+type Server = JoinHandle<io::Result<()>>;
