@@ -51,21 +51,14 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("eprintln !", VOICES, "only cli and the mount helper print"),
     ("print !", VOICES, "only cli and the mount helper print"),
     ("eprint !", VOICES, "only cli and the mount helper print"),
-    (
-        "std :: env",
-        VOICES,
-        "only cli and the mount helper read the environment",
-    ),
-    (
-        "env :: var",
-        VOICES,
-        "only cli and the mount helper read the environment",
-    ),
-    (
-        "env :: var_os",
-        VOICES,
-        "only cli and the mount helper read the environment",
-    ),
+    ("env :: var", VOICES, ENVIRONMENT),
+    ("env :: var_os", VOICES, ENVIRONMENT),
+    ("env :: vars", VOICES, ENVIRONMENT),
+    ("env :: args", VOICES, ENVIRONMENT),
+    ("env :: args_os", VOICES, ENVIRONMENT),
+    ("env :: current_dir", VOICES, ENVIRONMENT),
+    ("env :: home_dir", VOICES, ENVIRONMENT),
+    ("env :: temp_dir", VOICES, ENVIRONMENT),
     (
         "process :: exit",
         VOICES,
@@ -75,6 +68,7 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("unimplemented !", "", "nothing is left as `unimplemented!`"),
     ("dbg !", "", "no `dbg!` stays in the code"),
 ];
+const ENVIRONMENT: &str = "only cli and the mount helper read the environment";
 const VOICES: &str = "cli main mount-helper";
 
 /// Token sequences that the rooms named may not contain, and the rule that they would break.
@@ -100,7 +94,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
         "only the upper layer can be written to",
     ),
     ("std :: fs", VALUES, "this room does no I/O"),
-    ("std :: net", VALUES, "this room does no I/O"),
+    ("TcpStream", VALUES, "this room does no I/O"),
     ("SystemTime :: now", VALUES, "this room has no clock"),
 ];
 const TREES: &str = "layer pack union overlay fuse";

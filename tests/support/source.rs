@@ -259,10 +259,7 @@ fn the_reader_of_sources_reads_rust() {
         depth: 2,
         text: String::new(),
     };
-    let used: Vec<_> = rooms_used(&source, &code)
-        .into_iter()
-        .map(|(line, used)| (line, used))
-        .collect();
+    let used = rooms_used(&source, &code);
     assert_eq!(used[..2], [(2, "layer"), (2, "sys")]);
     assert_eq!(used.last(), Some(&(6, "fuse")));
     assert!(
