@@ -416,6 +416,19 @@ mod tests {
         ));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn damage_is_survived(at in 0..400_usize, byte: char) {
+            let mut text: Vec<char> = manifest("").chars().collect();
+            let at = at.min(text.len() - 1);
+            text[at] = byte;
+            let text: String = text.into_iter().collect();
+            // Either outcome is fine; panicking is not.
+            assert!(Document::parse(text.as_bytes(), None).is_ok_and(|it| it.media_type().is_manifest())
+                || Document::parse(text.as_bytes(), None).is_err());
+        }
+    }
+
     #[test]
     fn what_we_write_we_read() {
         let config = Descriptor::of(MediaType::OciConfig, b"{}");

@@ -406,6 +406,24 @@ pub(super) mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn damage_is_survived(at in 0..4096_usize, bytes: Vec<u8>) {
+            let long = "d".repeat(150);
+            let mut archive = tar_of(&[(&long, b"content"), ("b", b"more")]);
+            let at = at.min(archive.len());
+            let end = (at + bytes.len()).min(archive.len());
+            archive[at..end].copy_from_slice(&bytes[..end - at]);
+            if let Ok(tar) = open(&archive) {
+                for name in tar.entries.keys() {
+                    if let Some((position, size)) = tar.find(name) {
+                        assert!(position + size <= archive.len() as u64);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_is_refused() {
         let good = tar_of(&[("a", &[7; 2000])]);

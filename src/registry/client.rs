@@ -19,8 +19,10 @@ use super::url::Url;
 use super::{BlobReader, Credentials, Error, Fetched, ManifestName, Settings, Source};
 use crate::oci::{DEFAULT_TAG, Descriptor, Digest, MAX_DOCUMENT_SIZE, MediaType, Reference};
 
-/// How many pages of tags are read: with 1000 on each, more than any repository that is used by tag.
-const MOST_PAGES: usize = 100;
+/// How many pages of tags are read; registries give some hundred tags on each.
+const MOST_PAGES: usize = 10_000;
+/// Of all pages together, in bytes.
+const LARGEST_LIST: u64 = 64 << 20;
 /// For a mere hint, fewer.
 const PAGES_FOR_HINT: usize = 5;
 
@@ -98,9 +100,18 @@ impl Repository {
 
     fn tags_of(&self, pages: usize) -> Result<Vec<String>, Error> {
         let mut tags = Vec::new();
+        let mut size = 0;
         let mut url = self.address("tags/list?n=1000")?;
         for _ in 0..pages {
-            let (bytes, response) = self.document(&url, &[], &self.0.reference.name())?;
+            let (bytes, response) = self.document(&url, &[], &self.name())?;
+            size += bytes.len() as u64;
+            if size > LARGEST_LIST {
+                let what = format!("the list of tags of {}", self.name());
+                return Err(Error::TooLarge {
+                    what,
+                    limit: LARGEST_LIST,
+                });
+            }
             let wrong = |why: String| Error::Protocol {
                 url: url.to_string(),
                 why,
