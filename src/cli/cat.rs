@@ -32,8 +32,9 @@ impl Cat {
             let path = ImagePath::parse(file)?;
             let cannot = format!("cannot print {}", path.display());
             let (union, attributes) = path.open(global, self.platform.as_ref(), "print", true)?;
-            let content =
-                union.open(attributes.node).map_err(|error| Failure::new(&cannot, error))?;
+            let content = union
+                .open(attributes.node)
+                .map_err(|error| Failure::new(&cannot, error))?;
             let mut at = 0;
             while at < content.size {
                 let count = content

@@ -53,9 +53,17 @@ impl Check {
                 let (kind, digest) = (kind(damage.object.kind), damage.object.digest);
                 output::line(&format!("{kind} {digest}: {} ({needed})", damage.what))?;
             }
-            output::line(&format!("{} objects checked, {} damaged", count.get(), damages.len()))?;
+            output::line(&format!(
+                "{} objects checked, {} damaged",
+                count.get(),
+                damages.len()
+            ))?;
         }
-        Ok(if damages.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if damages.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 

@@ -18,7 +18,9 @@ pub fn store_root(global: &Global) -> Result<PathBuf> {
     }
     directory("XDG_DATA_HOME", ".local/share")
         .map(|data| data.join("plyfs"))
-        .ok_or_else(|| Failure::usage("neither HOME nor XDG_DATA_HOME is set").or_hint("--root DIR"))
+        .ok_or_else(|| {
+            Failure::usage("neither HOME nor XDG_DATA_HOME is set").or_hint("--root DIR")
+        })
 }
 
 /// The store, which must exist.
@@ -35,19 +37,26 @@ pub fn create_store(global: &Global) -> Result<Store> {
 
 /// A directory that the XDG specification names, by its variable or its place below home.
 fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     named.or_else(|| home().map(|home| home.join(below_home)))
 }
 
 fn home() -> Option<PathBuf> {
-    env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+    env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 /// How registries are reached.
 pub fn registry_settings(insecure: bool) -> Settings {
     let mut settings = Settings {
         insecure,
-        auth: AuthFiles { paths: auth_files(), helper_path: None },
+        auth: AuthFiles {
+            paths: auth_files(),
+            helper_path: None,
+        },
         proxy: Proxies {
             http: proxy("http_proxy"),
             https: proxy("https_proxy"),
@@ -70,7 +79,12 @@ fn auth_files() -> Vec<PathBuf> {
     let docker = docker.or_else(|| home().map(|home| home.join(".docker")));
     named
         .into_iter()
-        .chain([runtime, config].into_iter().flatten().map(|dir| dir.join("containers/auth.json")))
+        .chain(
+            [runtime, config]
+                .into_iter()
+                .flatten()
+                .map(|dir| dir.join("containers/auth.json")),
+        )
         .chain(docker.map(|dir| dir.join("config.json")))
         .collect()
 }

@@ -21,23 +21,39 @@ impl Failure {
         let cause = cause.into();
         let hint = hint(&cause);
         let error = cause.context(tried.to_string());
-        Failure { error, hint, code: 1, broken_pipe: false }
+        Failure {
+            error,
+            hint,
+            code: 1,
+            broken_pipe: false,
+        }
     }
 
     /// A failure without a cause below it.
     pub fn plain(what: impl Display) -> Failure {
         let error = anyhow::Error::msg(what.to_string());
-        Failure { error, hint: None, code: 1, broken_pipe: false }
+        Failure {
+            error,
+            hint: None,
+            code: 1,
+            broken_pipe: false,
+        }
     }
 
     /// Wrong arguments, which clap could not see.
     pub fn usage(what: impl Display) -> Failure {
-        Failure { code: 2, ..Failure::plain(what) }
+        Failure {
+            code: 2,
+            ..Failure::plain(what)
+        }
     }
 
     /// Nobody reads what we write.
     pub fn broken_pipe() -> Failure {
-        Failure { broken_pipe: true, ..Failure::plain("broken pipe") }
+        Failure {
+            broken_pipe: true,
+            ..Failure::plain("broken pipe")
+        }
     }
 
     /// The same with a hint, unless it has one.
@@ -106,7 +122,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             return Some("plyfs check tells what is damaged; pull the image again".to_owned());
         }
         if let Some(registry::Error::Unauthorized { registry, .. }) = cause.downcast_ref() {
-            return Some(format!("docker login {registry} or podman login {registry}"));
+            return Some(format!(
+                "docker login {registry} or podman login {registry}"
+            ));
         }
     }
     None

@@ -71,11 +71,17 @@ impl ImageLs {
                 .map_err(|error| Failure::new("cannot list the images", error))?,
         };
         let wanted = self.name.as_deref().map(Wanted::parse).transpose()?;
-        let rows = rows.iter().filter(|row| wanted.as_ref().is_none_or(|w| w.matches(row)));
+        let rows = rows
+            .iter()
+            .filter(|row| wanted.as_ref().is_none_or(|w| w.matches(row)));
         let lines: Vec<Line> = rows.map(|row| self.describe(row)).collect();
         for line in &lines {
             if let Some(damage) = &line.damaged {
-                log::warn!("image {}:{} is damaged: {damage}", line.repository, line.tag);
+                log::warn!(
+                    "image {}:{} is damaged: {damage}",
+                    line.repository,
+                    line.tag
+                );
             }
         }
         if self.quiet {
@@ -95,8 +101,13 @@ impl ImageLs {
         let cells: Vec<Vec<String>> = lines
             .into_iter()
             .map(|line| {
-                let mut row =
-                    vec![line.repository, line.tag, line.id, line.created_since, line.size];
+                let mut row = vec![
+                    line.repository,
+                    line.tag,
+                    line.id,
+                    line.created_since,
+                    line.size,
+                ];
                 if self.digests {
                     row.insert(2, line.digest);
                 }
@@ -110,12 +121,18 @@ impl ImageLs {
         let record = &row.record;
         let repository = match (&record.reference, &record.repository) {
             (Some(reference), _) => reference.familiar_name(),
-            (None, Some(repository)) => repository
-                .parse::<Reference>()
-                .map_or_else(|_| repository.clone(), |reference| reference.familiar_name()),
+            (None, Some(repository)) => repository.parse::<Reference>().map_or_else(
+                |_| repository.clone(),
+                |reference| reference.familiar_name(),
+            ),
             (None, None) => NONE.to_owned(),
         };
-        let tag = record.reference.as_ref().and_then(Reference::tag).unwrap_or(NONE).to_owned();
+        let tag = record
+            .reference
+            .as_ref()
+            .and_then(Reference::tag)
+            .unwrap_or(NONE)
+            .to_owned();
         let digest = record.descriptor.digest.to_string();
         let (id, created, size, platform, damaged) = match &row.summary {
             Ok(summary) => (
@@ -127,7 +144,13 @@ impl ImageLs {
             ),
             Err(error) => {
                 let id = record.descriptor.digest;
-                (id, None, "?".to_owned(), "?".to_owned(), Some(error.clone()))
+                (
+                    id,
+                    None,
+                    "?".to_owned(),
+                    "?".to_owned(),
+                    Some(error.clone()),
+                )
             }
         };
         let now = SystemTime::now();
@@ -135,8 +158,14 @@ impl ImageLs {
             repository,
             tag,
             digest,
-            id: if self.no_trunc { id.to_string() } else { id.short() },
-            created_since: created.as_deref().map_or_else(|| "N/A".to_owned(), |t| output::ago(t, now)),
+            id: if self.no_trunc {
+                id.to_string()
+            } else {
+                id.short()
+            },
+            created_since: created
+                .as_deref()
+                .map_or_else(|| "N/A".to_owned(), |t| output::ago(t, now)),
             created_at: created.unwrap_or_else(|| "N/A".to_owned()),
             size,
             platform,
@@ -157,7 +186,10 @@ impl Wanted {
             .parse()
             .map_err(|error: crate::oci::ParseError| Failure::usage(error))?;
         let last = text.rsplit('/').next().unwrap_or(text);
-        Ok(Wanted { reference, with_tag: last.contains([':', '@']) })
+        Ok(Wanted {
+            reference,
+            with_tag: last.contains([':', '@']),
+        })
     }
 
     fn matches(&self, row: &Row) -> bool {

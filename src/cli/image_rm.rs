@@ -31,7 +31,10 @@ impl ImageRm {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
         for name in &self.images {
-            let request = RemoveRequest { name, force: self.force };
+            let request = RemoveRequest {
+                name,
+                force: self.force,
+            };
             let removed = image::remove(&store, &request, SystemTime::now())
                 .map_err(|error| failure(name, error))?;
             for reference in &removed.untagged {
@@ -40,7 +43,11 @@ impl ImageRm {
             if let Some(id) = removed.deleted {
                 output::line(&format!("Deleted: {id}"))?;
             }
-            let layers = removed.swept.objects.iter().filter(|o| o.kind == ObjectKind::Layer);
+            let layers = removed
+                .swept
+                .objects
+                .iter()
+                .filter(|o| o.kind == ObjectKind::Layer);
             for layer in layers {
                 output::line(&format!("Deleted: {}", layer.digest))?;
             }
@@ -51,9 +58,9 @@ impl ImageRm {
 
 fn failure(name: &str, error: image::Error) -> Failure {
     let hint = match &error {
-        image::Error::Mounted { mount_point, .. } => {
-            Some(format!("plyfs umount {mount_point}, or plyfs image rm --force {name}"))
-        }
+        image::Error::Mounted { mount_point, .. } => Some(format!(
+            "plyfs umount {mount_point}, or plyfs image rm --force {name}"
+        )),
         image::Error::SeveralNames { .. } => {
             Some("remove them one by one, or all with --force".to_owned())
         }

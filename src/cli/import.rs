@@ -46,7 +46,9 @@ impl Import {
             ImportSource::Archive(Box::new(std::io::stdin()))
         } else {
             let file = File::open(path).map_err(|error| Failure::new(&cannot, error))?;
-            let metadata = file.metadata().map_err(|error| Failure::new(&cannot, error))?;
+            let metadata = file
+                .metadata()
+                .map_err(|error| Failure::new(&cannot, error))?;
             if metadata.is_dir() {
                 ImportSource::Directory(path)
             } else {

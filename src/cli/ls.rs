@@ -70,7 +70,11 @@ impl Ls {
             // As ls does: a link that is named is shown with -l and followed without.
             let follow = !self.long || path.path.ends_with(b"/");
             let (union, attributes) = path.open(global, self.platform.as_ref(), "list", follow)?;
-            let listing = Listing { verb: &self, union: &union, cannot: format!("cannot list {}", path.display()) };
+            let listing = Listing {
+                verb: &self,
+                union: &union,
+                cannot: format!("cannot list {}", path.display()),
+            };
             if attributes.kind == FileKind::Directory {
                 listing.directory(&mut out, &path.path, attributes, several || self.recursive)?;
             } else {
@@ -140,12 +144,18 @@ impl Listing<'_> {
         for (name, attributes) in items {
             let target = match attributes.kind {
                 FileKind::Symlink if self.verb.long || self.verb.json => Some(
-                    self.union.read_link(attributes.node).map_err(|error| self.failed(error))?,
+                    self.union
+                        .read_link(attributes.node)
+                        .map_err(|error| self.failed(error))?,
                 ),
                 _ => None,
             };
             if self.verb.json {
-                let path = if directory.is_empty() { name } else { join(directory, &name) };
+                let path = if directory.is_empty() {
+                    name
+                } else {
+                    join(directory, &name)
+                };
                 let line = json_line(&path, &attributes, target.as_deref());
                 serde_json::to_writer(&mut *out, &line)
                     .map_err(|error| output::failed(error.into()))?;
@@ -186,7 +196,12 @@ fn cells(attributes: &Attributes) -> [String; 4] {
         }
         _ => attributes.size.to_string(),
     };
-    [attributes.nlink.to_string(), attributes.uid.to_string(), attributes.gid.to_string(), last]
+    [
+        attributes.nlink.to_string(),
+        attributes.uid.to_string(),
+        attributes.gid.to_string(),
+        last,
+    ]
 }
 
 fn mode_string(attributes: &Attributes) -> String {
@@ -216,7 +231,10 @@ fn mode_string(attributes: &Attributes) -> String {
 }
 
 fn json_line<'a>(path: &[u8], attributes: &'a Attributes, target: Option<&[u8]>) -> Line<'a> {
-    let device = matches!(attributes.kind, FileKind::CharDevice | FileKind::BlockDevice);
+    let device = matches!(
+        attributes.kind,
+        FileKind::CharDevice | FileKind::BlockDevice
+    );
     Line {
         path: text(path),
         kind: match attributes.kind {
@@ -233,7 +251,10 @@ fn json_line<'a>(path: &[u8], attributes: &'a Attributes, target: Option<&[u8]>)
         uid: attributes.uid,
         gid: attributes.gid,
         size: attributes.size,
-        mtime: [attributes.mtime.seconds, i64::from(attributes.mtime.nanoseconds)],
+        mtime: [
+            attributes.mtime.seconds,
+            i64::from(attributes.mtime.nanoseconds),
+        ],
         inode: attributes.node.0,
         target: target.map(text),
         device: device.then_some(&attributes.device),

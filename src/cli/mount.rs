@@ -63,8 +63,16 @@ impl Mount {
             let store = environment::open_store(global)?;
             let target = Target::from_path(directory);
             let platform = self.platform.as_ref();
-            serving(store, ImageRequest { name, platform, target, options })
-                .map_err(|error| Failure::of_image("mount", name, error))?
+            serving(
+                store,
+                ImageRequest {
+                    name,
+                    platform,
+                    target,
+                    options,
+                },
+            )
+            .map_err(|error| Failure::of_image("mount", name, error))?
         } else {
             let directory = match (self.image, self.directory) {
                 (Some(directory), None) => PathBuf::from(directory),
@@ -80,7 +88,9 @@ impl Mount {
         if self.foreground {
             mount::serve_foreground(serving).map_err(|error| Failure::new(what, error))
         } else {
-            mount::serve_detached(serving).map(drop).map_err(|error| Failure::new(what, error))
+            mount::serve_detached(serving)
+                .map(drop)
+                .map_err(|error| Failure::new(what, error))
         }
     }
 }

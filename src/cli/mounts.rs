@@ -37,7 +37,9 @@ impl Mounts {
             mount::mounts().map_err(|error| Failure::new("cannot list the mounts", error))?;
         // Without a store there are still mounts of plain directories.
         let leases = match Store::open(&environment::store_root(global)?) {
-            Ok(store) => store.leases().map_err(|e| Failure::new("cannot list the mounts", e))?,
+            Ok(store) => store
+                .leases()
+                .map_err(|e| Failure::new("cannot list the mounts", e))?,
             Err(_no_store) => Vec::new(),
         };
         let rows: Vec<Row> = live
@@ -60,7 +62,9 @@ impl Mounts {
         let cells: Vec<Vec<String>> = rows
             .into_iter()
             .map(|row| {
-                let pid = row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+                let pid = row
+                    .pid
+                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
                 vec![row.mount_point, row.source, pid]
             })
             .collect();

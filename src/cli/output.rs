@@ -20,7 +20,9 @@ pub fn failed(error: io::Error) -> Failure {
 /// Writes a line.
 pub fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).map_err(failed)
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .map_err(failed)
 }
 
 /// Writes a value as indented JSON.
@@ -47,8 +49,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
     }
     let header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
     for row in std::iter::once(&header).chain(rows) {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         line(cells.join("   ").trim_end())?;
     }
     Ok(())
@@ -73,14 +78,22 @@ pub fn size(bytes: u64) -> String {
         _ => 0,
     };
     let text = format!("{value:.digits$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
     format!("{text}{unit}")
 }
 
 /// How long ago a time in RFC 3339 was, as Docker says it.
 pub fn ago(time: &str, now: SystemTime) -> String {
-    let Ok(then) = time.parse::<jiff::Timestamp>() else { return "N/A".to_owned() };
-    let Ok(now) = jiff::Timestamp::try_from(now) else { return "N/A".to_owned() };
+    let Ok(then) = time.parse::<jiff::Timestamp>() else {
+        return "N/A".to_owned();
+    };
+    let Ok(now) = jiff::Timestamp::try_from(now) else {
+        return "N/A".to_owned();
+    };
     let seconds = now.as_second() - then.as_second();
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
     let several = |count: i64, unit: &str| format!("{count} {unit} ago");
@@ -114,10 +127,14 @@ pub fn moment(seconds: i64) -> String {
 
 /// The time now, or the one that `SOURCE_DATE_EPOCH` asks for.
 pub fn creation_time() -> Result<SystemTime> {
-    let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
+    let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") else {
+        return Ok(SystemTime::now());
+    };
     let seconds = epoch.to_str().and_then(|text| text.parse().ok());
     seconds
-        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds)))
+        .and_then(|seconds| {
+            SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))
+        })
         .ok_or_else(|| Failure::usage("SOURCE_DATE_EPOCH is not a number of seconds"))
 }
 
@@ -192,7 +209,9 @@ mod tests {
             (100 * 86400, "3 months ago"),
             (1000 * 86400, "2 years ago"),
         ] {
-            let then = jiff::Timestamp::from_second(1_700_000_000 - seconds).unwrap().to_string();
+            let then = jiff::Timestamp::from_second(1_700_000_000 - seconds)
+                .unwrap()
+                .to_string();
             assert_eq!(ago(&then, now), expected, "{seconds}");
         }
         assert_eq!(ago("yesterday", now), "N/A");

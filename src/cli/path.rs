@@ -27,7 +27,10 @@ impl ImagePath {
         let image = str::from_utf8(image)
             .map_err(|_| Failure::usage("the name of an image is UTF-8"))?
             .to_owned();
-        Ok(ImagePath { image, path: path.to_vec() })
+        Ok(ImagePath {
+            image,
+            path: path.to_vec(),
+        })
     }
 
     /// As people wrote it, more or less.
@@ -67,11 +70,18 @@ mod tests {
             ("alpine", "alpine", "/"),
             ("alpine:3.20", "alpine:3.20", "/"),
             ("alpine:/etc", "alpine", "/etc"),
-            ("localhost:5000/a/b:c:/d:/e", "localhost:5000/a/b:c", "/d:/e"),
+            (
+                "localhost:5000/a/b:c:/d:/e",
+                "localhost:5000/a/b:c",
+                "/d:/e",
+            ),
             ("a@sha256:12:/x", "a@sha256:12", "/x"),
         ] {
             let parsed = ImagePath::parse(text.as_ref()).unwrap();
-            assert_eq!((parsed.image.as_str(), parsed.path.as_slice()), (image, path.as_bytes()));
+            assert_eq!(
+                (parsed.image.as_str(), parsed.path.as_slice()),
+                (image, path.as_bytes())
+            );
         }
     }
 }

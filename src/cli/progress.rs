@@ -27,7 +27,11 @@ impl Display {
     pub fn new(quiet: bool) -> Display {
         let bars = (!quiet && std::io::stderr().is_terminal() && std::io::stdout().is_terminal())
             .then(MultiProgress::new);
-        Display { quiet, bars, layers: Mutex::default() }
+        Display {
+            quiet,
+            bars,
+            layers: Mutex::default(),
+        }
     }
 
     /// Prints a line above the layers.
@@ -66,7 +70,9 @@ impl Display {
     /// Shows a change.
     pub fn event(&self, event: &Event<'_>) {
         let mut layers = self.lock();
-        let Some(layer) = layers.get_mut(&event.layer.digest) else { return };
+        let Some(layer) = layers.get_mut(&event.layer.digest) else {
+            return;
+        };
         let text = match event.state {
             LayerState::Queued => "Pulling fs layer",
             LayerState::Waiting => "Waiting for another process",
@@ -116,7 +122,9 @@ impl Display {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Layer>> {
-        self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.layers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output, progress};
+use super::{Global, Result, environment, progress};
 use crate::image::{self, PullRequest};
 use crate::oci::{Platform, Reference};
 use crate::pack::Limits;
@@ -71,7 +71,12 @@ impl Pull {
         let display = progress::Display::new(self.quiet);
         if let Location::Registry(reference) = &location {
             let tag = reference.tag().map_or_else(
-                || reference.digest().map(|digest| digest.to_string()).unwrap_or_default(),
+                || {
+                    reference
+                        .digest()
+                        .map(|digest| digest.to_string())
+                        .unwrap_or_default()
+                },
                 str::to_owned,
             );
             display.line(&format!("{tag}: Pulling from {}", reference.repository()));
@@ -99,8 +104,14 @@ impl Pull {
             None => pulled.descriptor.digest.to_string(),
         };
         if !self.quiet {
-            let familiar = store_as.as_ref().map_or_else(|| full.clone(), Reference::familiar);
-            let status = if pulled.up_to_date { "Image is up to date" } else { "Downloaded newer image" };
+            let familiar = store_as
+                .as_ref()
+                .map_or_else(|| full.clone(), Reference::familiar);
+            let status = if pulled.up_to_date {
+                "Image is up to date"
+            } else {
+                "Downloaded newer image"
+            };
             print(&format!("Digest: {}", pulled.descriptor.digest))?;
             print(&format!("Status: {status} for {familiar}"))?;
         }
@@ -116,8 +127,9 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// The name that an image from a layout or archive gets: its own, if that is a reference, or else
 /// the name of the file with its tag.
 fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Option<Reference>> {
-    let (Location::Layout(path, _) | Location::OciArchive(path, _) | Location::DockerArchive(path, _)) =
-        location
+    let (Location::Layout(path, _)
+    | Location::OciArchive(path, _)
+    | Location::DockerArchive(path, _)) = location
     else {
         return Ok(None);
     };

@@ -27,8 +27,13 @@ impl Umount {
         for directory in &self.directories {
             mount::unmount(directory, self.lazy).map_err(|error| {
                 let busy = matches!(error, mount::Error::Busy { .. });
-                let failure = Failure::new(format!("cannot unmount {}", directory.display()), error);
-                if busy { failure.or_hint("plyfs umount --lazy, or end what uses it") } else { failure }
+                let failure =
+                    Failure::new(format!("cannot unmount {}", directory.display()), error);
+                if busy {
+                    failure.or_hint("plyfs umount --lazy, or end what uses it")
+                } else {
+                    failure
+                }
             })?;
         }
         Ok(())

@@ -42,14 +42,19 @@ pub fn serving(store: Store, request: ImageRequest<'_>) -> image::Result<Serving
         pid: std::process::id(),
         image: name.clone(),
         mount_point: mount_point(&request.target),
-        digests: vec![found.record.descriptor.digest, found.manifest_descriptor.digest],
+        digests: vec![
+            found.record.descriptor.digest,
+            found.manifest_descriptor.digest,
+        ],
     };
     let lease = store.lease(&record)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
         record.pid = ready.pid;
-        store.update_lease(&mut lease.lock(), &record).map_err(io::Error::other)
+        store
+            .update_lease(&mut lease.lock(), &record)
+            .map_err(io::Error::other)
     };
     Ok(Serving {
         overlay: Overlay::read_only(union),
@@ -62,7 +67,15 @@ pub fn serving(store: Store, request: ImageRequest<'_>) -> image::Result<Serving
 }
 
 fn mount_point(target: &Target) -> Option<String> {
-    let Target::Directory(path) = target else { return None };
+    let Target::Directory(path) = target else {
+        return None;
+    };
     let path: &Path = path;
-    Some(path.canonicalize().as_deref().unwrap_or(path).display().to_string())
+    Some(
+        path.canonicalize()
+            .as_deref()
+            .unwrap_or(path)
+            .display()
+            .to_string(),
+    )
 }

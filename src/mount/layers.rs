@@ -5,5 +5,7 @@ use crate::options::MountOptions;
 
 /// To be written.
 pub fn serving(_target: Target, _options: MountOptions) -> Result<Serving, Error> {
-    Err(Error::system("directory layers")(std::io::Error::other("not yet")))
+    Err(Error::system("directory layers")(std::io::Error::other(
+        "not yet",
+    )))
 }

@@ -5,9 +5,9 @@
 
 pub mod at;
 pub mod descriptor;
+pub mod getdents;
 pub mod mapping;
 pub mod mount;
 pub mod process;
 pub mod xattr;
-pub mod getdents;
 mod xattr_at;

@@ -23,14 +23,16 @@ impl Union {
         while let Some(name) = left.pop() {
             let directory = at;
             at = self.lookup(directory.node, &name)?.ok_or(Errno::ENOENT)?;
-            if at.kind != FileKind::Symlink
-                || (left.is_empty() && !follow && !must_be_directory)
-            {
+            if at.kind != FileKind::Symlink || (left.is_empty() && !follow && !must_be_directory) {
                 continue;
             }
             links = links.checked_sub(1).ok_or(Errno::ELOOP)?;
             let target = self.read_link(at.node)?;
-            at = if target.starts_with(b"/") { self.attributes(NodeNumber::ROOT)? } else { directory };
+            at = if target.starts_with(b"/") {
+                self.attributes(NodeNumber::ROOT)?
+            } else {
+                directory
+            };
             left.extend(components(&target));
         }
         if must_be_directory && at.kind != FileKind::Directory {
@@ -42,7 +44,9 @@ impl Union {
 
 /// The components of a path, the first one last; `.` and empty ones left out.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    let names = path
+        .split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".");
     let mut names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
     names.reverse();
     names
