@@ -17,7 +17,9 @@ use super::path::{normalise, split};
 use super::reader::{Archive, Entry, EntryKind};
 use super::{Error, Escaped, Limits, Problem};
 use crate::layer::Metadata;
-use crate::layer::tree::{Detached, DetachedAction, Kind, NodeId, Target, Tree, XattrSet, check_name};
+use crate::layer::tree::{
+    Detached, DetachedAction, Kind, NodeId, Target, Tree, XattrSet, check_name,
+};
 
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
@@ -33,6 +35,15 @@ enum Parent {
     BelowLink,
     /// Through something that is no directory.
     BelowFile,
+}
+
+/// What is left to do for an entry.
+enum Next {
+    Done,
+    /// Storing the content, and adding a regular file.
+    Store,
+    /// Adding a node.
+    Add(Kind),
 }
 
 /// Applies entries to a tree.
@@ -93,46 +104,44 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         if name.starts_with(WHITEOUT) {
-            return self.whiteout(parent, name).map_err(|problem| archive.entry.error(problem));
+            return self
+                .whiteout(parent, name)
+                .map_err(|problem| archive.entry.error(problem));
         }
-        let kind = match self.prepare(&archive.entry, path) {
-            Ok(Some(kind)) => kind,
-            Ok(None) => return Ok(()),
-            Err(problem) => return Err(archive.entry.error(problem)),
+        let next = self.prepare(&archive.entry, path);
+        let kind = match next.map_err(|problem| archive.entry.error(problem))? {
+            Next::Done => return Ok(()),
+            Next::Add(kind) => kind,
+            Next::Store => Kind::Regular(contents.store(archive)?),
         };
-        let kind = match kind {
-            Some(kind) => kind,
-            None => Kind::Regular(contents.store(archive)?),
-        };
-        self.add(&archive.entry, path, kind).map_err(|problem| archive.entry.error(problem))
+        self.add(&archive.entry, path, kind)
+            .map_err(|problem| archive.entry.error(problem))
     }
 
-    /// Does everything that needs no new node, and tells what kind of node is to be added:
-    /// `Some(None)` is a regular file, whose content must be stored first.
-    #[allow(clippy::option_option)]
-    fn prepare(&mut self, entry: &Entry, path: &[u8]) -> Result<Option<Option<Kind>>, Problem> {
+    /// Does everything that needs no new node, and tells what is left to do.
+    fn prepare(&mut self, entry: &Entry, path: &[u8]) -> Result<Next, Problem> {
         if path.is_empty() {
             if entry.kind != EntryKind::Directory {
                 return Err(Problem::Root);
             }
             let xattrs = self.xattrs(entry)?;
             self.tree.set_attributes(Tree::ROOT, entry.metadata, xattrs);
-            return Ok(None);
+            return Ok(Next::Done);
         }
         let (major, minor) = entry.device;
-        Ok(Some(match entry.kind {
-            EntryKind::Regular => None,
-            EntryKind::Directory => Some(Kind::Directory),
-            EntryKind::CharDevice => Some(Kind::CharDevice { major, minor }),
-            EntryKind::BlockDevice => Some(Kind::BlockDevice { major, minor }),
-            EntryKind::Fifo => Some(Kind::Fifo),
-            EntryKind::Symlink => Some(Kind::Symlink(self.symlink_target(&entry.link)?)),
+        Ok(Next::Add(match entry.kind {
+            EntryKind::Regular => return Ok(Next::Store),
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::CharDevice => Kind::CharDevice { major, minor },
+            EntryKind::BlockDevice => Kind::BlockDevice { major, minor },
+            EntryKind::Fifo => Kind::Fifo,
+            EntryKind::Symlink => Kind::Symlink(self.symlink_target(&entry.link)?),
             EntryKind::HardLink => {
                 let mut target = std::mem::take(&mut self.target);
                 let result = normalise(&entry.link, "link target", self.limits, &mut target)
                     .and_then(|()| self.hard_link(entry, path, &target));
                 self.target = target;
-                return result.map(|kind| kind.map(Some));
+                return result;
             }
         }))
     }
@@ -146,20 +155,21 @@ impl<'a> Applier<'a> {
         }
         if target.len() > self.limits.path {
             let what = "bytes of link target";
-            return Err(Problem::TooLarge { what, limit: self.limits.path as u64 });
+            return Err(Problem::TooLarge {
+                what,
+                limit: self.limits.path as u64,
+            });
         }
         self.count(target.len())?;
         Ok(target.into())
     }
 
     /// Makes a hard link to what the layer has; otherwise gives the kind of an unresolved one.
-    fn hard_link(
-        &mut self,
-        entry: &Entry,
-        path: &[u8],
-        target: &[u8],
-    ) -> Result<Option<Kind>, Problem> {
-        let refuse = |why| Problem::HardLink { target: Escaped::new(&entry.link), why };
+    fn hard_link(&mut self, entry: &Entry, path: &[u8], target: &[u8]) -> Result<Next, Problem> {
+        let refuse = |why| Problem::HardLink {
+            target: Escaped::new(&entry.link),
+            why,
+        };
         if target.is_empty() {
             return Err(refuse("names the root"));
         }
@@ -168,11 +178,11 @@ impl<'a> Applier<'a> {
             return Err(refuse("names a directory"));
         }
         match node {
-            Some(_) if path == target => Ok(None),
+            Some(_) if path == target => Ok(Next::Done),
             None if path == target => Err(refuse("names itself")),
             None => {
                 self.count(target.len())?;
-                Ok(Some(Kind::UnresolvedLink(target.into())))
+                Ok(Next::Add(Kind::UnresolvedLink(target.into())))
             }
             Some(node) => {
                 // Engines apply the attributes of every link to the inode: the last one counts.
@@ -183,17 +193,18 @@ impl<'a> Applier<'a> {
                 let xattrs = self.tree.xattrs(node);
                 self.tree.set_attributes(node, metadata, xattrs);
                 self.place(path, node)?;
-                Ok(None)
+                Ok(Next::Done)
             }
         }
     }
 
     /// The node at `path`, without following links.
     fn find(&self, path: &[u8]) -> Option<NodeId> {
-        path.split(|byte| *byte == b'/').try_fold(Tree::ROOT, |node, name| {
-            // Only directories have children, so a link or file on the way ends the search.
-            self.tree.lookup(node, name)
-        })
+        path.split(|byte| *byte == b'/')
+            .try_fold(Tree::ROOT, |node, name| {
+                // Only directories have children, so a link or file on the way ends the search.
+                self.tree.lookup(node, name)
+            })
     }
 
     /// Adds a node of this kind, or changes the directory that is there already.
@@ -241,7 +252,10 @@ impl<'a> Applier<'a> {
 
     fn detach(&mut self, path: &[u8], action: DetachedAction) -> Result<(), Problem> {
         self.count(path.len())?;
-        self.tree.detached.push(Detached { path: path.into(), action });
+        self.tree.detached.push(Detached {
+            path: path.into(),
+            action,
+        });
         Ok(())
     }
 
@@ -250,7 +264,10 @@ impl<'a> Applier<'a> {
         self.text = self.text.saturating_add(bytes as u64);
         if self.text > self.limits.text {
             let what = "bytes of link targets and extended attributes in the layer";
-            return Err(Problem::TooLarge { what, limit: self.limits.text });
+            return Err(Problem::TooLarge {
+                what,
+                limit: self.limits.text,
+            });
         }
         Ok(())
     }
@@ -307,8 +324,13 @@ impl<'a> Applier<'a> {
                 Some(Target::Whiteout) => true,
                 None => false,
             };
-            let metadata = Metadata { permissions: 0o755, ..Metadata::default() };
-            let node = self.tree.new_node(metadata, Kind::Directory, XattrSet::default())?;
+            let metadata = Metadata {
+                permissions: 0o755,
+                ..Metadata::default()
+            };
+            let node = self
+                .tree
+                .new_node(metadata, Kind::Directory, XattrSet::default())?;
             self.tree.set_implied(node, true);
             self.tree.set_opaque(node, opaque);
             self.tree.put(directory, name, node)?;
@@ -324,7 +346,10 @@ impl<'a> Applier<'a> {
         let sets = self.tree.xattr_sets().len();
         let set = self.tree.xattr_set(entry.extensions.xattrs())?;
         if self.tree.xattr_sets().len() > sets {
-            let lengths = entry.extensions.xattrs().map(|(name, value)| name.len() + value.len());
+            let lengths = entry
+                .extensions
+                .xattrs()
+                .map(|(name, value)| name.len() + value.len());
             self.count(lengths.sum())?;
         }
         Ok(set)
@@ -333,6 +358,11 @@ impl<'a> Applier<'a> {
 
 /// Whether `path` leads through AUFS's own files, except through its store of hard links.
 fn is_aufs(path: &[u8]) -> bool {
-    let links = path.strip_prefix(AUFS_LINKS).is_some_and(|rest| rest.starts_with(b"/"));
-    !links && path.split(|byte| *byte == b'/').any(|name| name.starts_with(AUFS))
+    let links = path
+        .strip_prefix(AUFS_LINKS)
+        .is_some_and(|rest| rest.starts_with(b"/"));
+    !links
+        && path
+            .split(|byte| *byte == b'/')
+            .any(|name| name.starts_with(AUFS))
 }

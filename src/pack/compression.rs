@@ -66,13 +66,21 @@ impl<R: Read> Decoder<R> {
         }
         let skippable = matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
         let inner = if start.starts_with(b"\x1f\x8b") {
-            Inner::Gzip(Gzip { input, inflate: Decompress::new_gzip(15), state: Member::Inside })
+            Inner::Gzip(Gzip {
+                input,
+                inflate: Decompress::new_gzip(15),
+                state: Member::Inside,
+            })
         } else if skippable || start.starts_with(b"\x28\xb5\x2f\xfd") {
-            let decoder = zstd::stream::read::Decoder::with_buffer(input).and_then(|mut decoder| {
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Ok(decoder)
-            });
-            let wrap = |source| Error::Decompress { compression: Compression::Zstd, source };
+            let decoder =
+                zstd::stream::read::Decoder::with_buffer(input).and_then(|mut decoder| {
+                    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                    Ok(decoder)
+                });
+            let wrap = |source| Error::Decompress {
+                compression: Compression::Zstd,
+                source,
+            };
             Inner::Zstd(decoder.map_err(wrap)?)
         } else {
             Inner::Plain(input)
@@ -96,7 +104,10 @@ impl<R: Read> Decoder<R> {
             if self.input().failed {
                 return Error::Read(source);
             }
-            Error::Decompress { compression: self.compression(), source }
+            Error::Decompress {
+                compression: self.compression(),
+                source,
+            }
         })
     }
 
@@ -143,7 +154,14 @@ struct Input<R> {
 impl<R: Read> Input<R> {
     fn new(source: R) -> Input<R> {
         let buffer = vec![0; INPUT_BUFFER].into_boxed_slice();
-        Input { source, buffer, start: 0, end: 0, consumed: 0, failed: false }
+        Input {
+            source,
+            buffer,
+            start: 0,
+            end: 0,
+            consumed: 0,
+            failed: false,
+        }
     }
 
     /// The first `count` bytes, or fewer at the end of the source. Only before anything is used.

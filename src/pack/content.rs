@@ -18,7 +18,7 @@ const LARGE_FILE: u64 = 128 * 1024;
 /// Bytes of `pack` gathered before they are written.
 const PACK_BUFFER: usize = 1 << 20;
 
-const ZEROS: [u8; 65536] = [0; 65536];
+static ZEROS: [u8; 65536] = [0; 65536];
 
 /// The contents of one layer.
 pub(super) struct Contents {
@@ -36,7 +36,10 @@ impl Contents {
     /// Begins `pack` and `files` in `staging`.
     pub(super) fn new(staging: &Path, max_holes: u64) -> Result<Contents, Error> {
         let files = staging.join("files");
-        DirBuilder::new().mode(0o755).create(&files).map_err(|e| cannot_write(files, e))?;
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&files)
+            .map_err(|e| cannot_write(files, e))?;
         let pack = create(staging.join("pack"))?;
         Ok(Contents {
             staging: staging.into(),
@@ -58,7 +61,11 @@ impl Contents {
         let size = archive.entry.size;
         if size == 0 {
             let digest = blake3::hash(b"").into();
-            return Ok(Content { place: Place::Empty, size, digest });
+            return Ok(Content {
+                place: Place::Empty,
+                size,
+                digest,
+            });
         }
         let mut hasher = blake3::Hasher::new();
         let place = if size < LARGE_FILE {
@@ -66,7 +73,11 @@ impl Contents {
         } else {
             self.store_large(archive, &mut hasher)?
         };
-        Ok(Content { place, size, digest: hasher.finalize().into() })
+        Ok(Content {
+            place,
+            size,
+            digest: hasher.finalize().into(),
+        })
     }
 
     /// Writes what is still in memory.
@@ -124,7 +135,10 @@ impl Contents {
     ) -> Result<Place, Error> {
         let number = self.large_files;
         let next = number.checked_add(1);
-        self.large_files = next.ok_or(Error::TooLarge { what: "files", limit: u32::MAX.into() })?;
+        self.large_files = next.ok_or(Error::TooLarge {
+            what: "files",
+            limit: u32::MAX.into(),
+        })?;
         let path = self.staging.join("files").join(number.to_string());
         let mut file = create(path.clone())?;
         let size = archive.entry.size;
@@ -136,7 +150,8 @@ impl Contents {
                 let mut at = *offset;
                 each_piece(archive, *length, |piece| {
                     hasher.update(piece);
-                    file.write_all_at(piece, at).map_err(|e| cannot_write(path.clone(), e))?;
+                    file.write_all_at(piece, at)
+                        .map_err(|e| cannot_write(path.clone(), e))?;
                     at += piece.len() as u64;
                     Ok(())
                 })?;
@@ -148,7 +163,8 @@ impl Contents {
         } else {
             each_piece(archive, size, |piece| {
                 hasher.update(piece);
-                file.write_all(piece).map_err(|e| cannot_write(path.clone(), e))
+                file.write_all(piece)
+                    .map_err(|e| cannot_write(path.clone(), e))
             })?;
         }
         self.large_bytes += size;
@@ -206,7 +222,11 @@ fn each_piece<'scope, R: Read + Send + 'scope>(
 }
 
 fn create(path: PathBuf) -> Result<File, Error> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&path);
     file.map_err(|e| cannot_write(path, e))
 }
 

@@ -52,10 +52,22 @@ pub fn write_directory<W: Write>(
         None => None,
         Some((_, Ok(metadata))) => Some((metadata.dev(), metadata.ino())),
         Some((_, Err(error))) if error.kind() == io::ErrorKind::NotFound => None,
-        Some((path, Err(source))) => return Err(Error::ReadTree { path: of_root(path), source }),
+        Some((path, Err(source))) => {
+            return Err(Error::ReadTree {
+                path: of_root(path),
+                source,
+            });
+        }
     };
-    let directory = File::open(root).map_err(|source| cannot_read(root.as_os_str().as_bytes(), source))?;
-    let mut walk = Walk { writer, excluded, links: HashMap::new(), skipped: Vec::new(), path: Vec::new() };
+    let directory =
+        File::open(root).map_err(|source| cannot_read(root.as_os_str().as_bytes(), source))?;
+    let mut walk = Walk {
+        writer,
+        excluded,
+        links: HashMap::new(),
+        skipped: Vec::new(),
+        path: Vec::new(),
+    };
     let stat = fstat(&directory).map_err(|errno| walk.cannot_read(errno))?;
     walk.directory(directory.into(), &stat)?;
     Ok(walk.skipped)
@@ -116,7 +128,11 @@ impl<W: Write> Walk<'_, W> {
             }
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Level { directory, names, path_length: self.path.len() })
+        Ok(Level {
+            directory,
+            names,
+            path_length: self.path.len(),
+        })
     }
 
     /// Writes what is not a directory; gives a directory back to be entered.
@@ -131,7 +147,8 @@ impl<W: Write> Walk<'_, W> {
         }
         if format == libc::S_IFDIR {
             if self.excluded == Some(identity) {
-                self.skipped.push(Skipped::Excluded(Escaped::new(&self.path)));
+                self.skipped
+                    .push(Skipped::Excluded(Escaped::new(&self.path)));
                 return Ok(None);
             }
             let directory = self.open(parent, name, OFlag::O_DIRECTORY)?;
@@ -186,9 +203,17 @@ impl<W: Write> Walk<'_, W> {
             permissions: (stat.st_mode & 0o7777) as u16,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: Timestamp { seconds: stat.st_mtime, nanoseconds },
+            mtime: Timestamp {
+                seconds: stat.st_mtime,
+                nanoseconds,
+            },
         };
-        let entry = TarEntry { path: &self.path, metadata, kind, xattrs };
+        let entry = TarEntry {
+            path: &self.path,
+            metadata,
+            kind,
+            xattrs,
+        };
         self.writer.append(&entry, content)
     }
 
@@ -232,5 +257,8 @@ impl<W: Write> Walk<'_, W> {
 }
 
 fn cannot_read(path: &[u8], source: io::Error) -> Error {
-    Error::ReadTree { path: Escaped::new(path), source }
+    Error::ReadTree {
+        path: Escaped::new(path),
+        source,
+    }
 }

@@ -75,9 +75,8 @@ impl<'a> Block<'a> {
             (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
             (None, None) => return Ok((0, 0)),
         };
-        let part = |field, what| {
-            u32::try_from(number(field, what)?).map_err(|_| Problem::Number(what))
-        };
+        let part =
+            |field, what| u32::try_from(number(field, what)?).map_err(|_| Problem::Number(what));
         Ok((part(major, "device number")?, part(minor, "device number")?))
     }
 
@@ -114,8 +113,13 @@ fn text(field: &[u8]) -> &[u8] {
 
 /// An owner: 32 bits, where -1 stands for none and negative numbers wrap as in chown(2).
 pub(super) fn owner(value: i64, what: &'static str) -> Result<u32, Problem> {
-    let wrapped = i32::try_from(value).map(|value| value as u32).or_else(|_| u32::try_from(value));
-    wrapped.ok().filter(|id| *id != u32::MAX).ok_or(Problem::Number(what))
+    let wrapped = i32::try_from(value)
+        .map(|value| value as u32)
+        .or_else(|_| u32::try_from(value));
+    wrapped
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or(Problem::Number(what))
 }
 
 /// A number that cannot be negative.
@@ -135,7 +139,12 @@ pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, Problem> {
             })
         }
         _ => {
-            let digits = text(field.trim_ascii()).trim_ascii();
+            let padding = |byte: &u8| *byte == 0 || *byte == b' ';
+            let start = field
+                .iter()
+                .position(|byte| !padding(byte))
+                .unwrap_or(field.len());
+            let digits = text(field.get(start..).unwrap_or_default()).trim_ascii_end();
             digits.iter().try_fold(0_i64, |value, byte| match byte {
                 b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(byte - b'0')),
                 _ => None,

@@ -16,15 +16,17 @@
 mod apply;
 mod compression;
 mod content;
+mod directory;
+mod error;
 mod header;
+mod limits;
 mod path;
 mod pax;
 mod pipeline;
 mod reader;
 mod sparse;
-mod directory;
-mod error;
-mod limits;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod writer;
 

@@ -16,7 +16,10 @@ pub(super) fn normalise(
     clean.clear();
     if raw.len() > limits.path {
         let what = "bytes of path";
-        return Err(Problem::TooLarge { what, limit: limits.path as u64 });
+        return Err(Problem::TooLarge {
+            what,
+            limit: limits.path as u64,
+        });
     }
     if raw.contains(&0) {
         return Err(Problem::Nul(what));
@@ -39,7 +42,10 @@ pub(super) fn normalise(
                 depth += 1;
                 if depth > limits.depth {
                     let what = "components of path";
-                    return Err(Problem::TooLarge { what, limit: limits.depth as u64 });
+                    return Err(Problem::TooLarge {
+                        what,
+                        limit: limits.depth as u64,
+                    });
                 }
             }
         }

@@ -27,8 +27,14 @@ struct Chunk {
 }
 
 enum Source<R: Read> {
-    Here { decoder: Decoder<R>, chunks: u32 },
-    Thread { full: Receiver<Result<Chunk, Error>>, empty: Sender<Vec<u8>> },
+    Here {
+        decoder: Decoder<R>,
+        chunks: u32,
+    },
+    Thread {
+        full: Receiver<Result<Chunk, Error>>,
+        empty: Sender<Vec<u8>>,
+    },
     Ended,
 }
 
@@ -55,7 +61,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
     ) -> Result<Self, Error> {
         Ok(Stream {
             scope,
-            source: Source::Here { decoder: Decoder::new(source)?, chunks: 0 },
+            source: Source::Here {
+                decoder: Decoder::new(source)?,
+                chunks: 0,
+            },
             limits,
             progress,
             bytes: vec![0; CHUNK],
@@ -94,7 +103,11 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         loop {
             let count = self.fill()?.len();
             if count == 0 {
-                return Ok((self.hash.finalize().into(), self.uncompressed, self.compressed));
+                return Ok((
+                    self.hash.finalize().into(),
+                    self.uncompressed,
+                    self.compressed,
+                ));
             }
             self.consume(count);
         }
@@ -106,7 +119,7 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         }
         (self.at, self.end) = (0, 0);
         if matches!(&self.source, Source::Here { chunks, .. } if *chunks >= CHUNKS_BEFORE_THREAD) {
-            self.start_thread();
+            self.start_thread()?;
         }
         let length = match &mut self.source {
             Source::Ended => 0,
@@ -138,35 +151,48 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         self.uncompressed += length as u64;
         self.progress.advance(length as u64);
         self.check_limits()?;
-        self.hash.update(self.bytes.get(..length).unwrap_or_default());
+        self.hash
+            .update(self.bytes.get(..length).unwrap_or_default());
         Ok(())
     }
 
     fn check_limits(&self) -> Result<(), Error> {
         if self.uncompressed > self.limits.uncompressed {
             let what = "uncompressed bytes";
-            return Err(Error::TooLarge { what, limit: self.limits.uncompressed });
+            return Err(Error::TooLarge {
+                what,
+                limit: self.limits.uncompressed,
+            });
         }
         let allowed = self.compressed.saturating_mul(self.limits.expansion);
         if self.uncompressed > self.limits.expansion_floor && self.uncompressed > allowed {
             let what = "uncompressed bytes per compressed byte";
-            return Err(Error::TooLarge { what, limit: self.limits.expansion });
+            return Err(Error::TooLarge {
+                what,
+                limit: self.limits.expansion,
+            });
         }
         Ok(())
     }
 
-    fn start_thread(&mut self) {
+    fn start_thread(&mut self) -> Result<(), Error> {
         let Source::Here { decoder, .. } = std::mem::replace(&mut self.source, Source::Ended)
         else {
-            return;
+            return Ok(());
         };
         let (full_sender, full) = sync_channel(CHUNKS);
         let (empty, empty_receiver) = channel();
         for _ in 1..CHUNKS {
             drop(empty.send(vec![0; CHUNK]));
         }
-        self.scope.spawn(move || decode(decoder, &empty_receiver, &full_sender));
+        std::thread::Builder::new()
+            .name("decompress".into())
+            .spawn_scoped(self.scope, move || {
+                decode(decoder, &empty_receiver, &full_sender)
+            })
+            .map_err(Error::Thread)?;
         self.source = Source::Thread { full, empty };
+        Ok(())
     }
 }
 
@@ -179,7 +205,11 @@ fn decode<R: Read>(
     while let Ok(mut bytes) = empty.recv() {
         let chunk = decoder.fill(&mut bytes).map(|length| {
             let compressed = decoder.consumed();
-            Chunk { bytes, length, compressed }
+            Chunk {
+                bytes,
+                length,
+                compressed,
+            }
         });
         let last = !matches!(&chunk, Ok(chunk) if chunk.length > 0);
         if full.send(chunk).is_err() || last {

@@ -54,7 +54,10 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn error(&self, problem: impl Into<Problem>) -> Error {
-        Error::Entry { path: Escaped::new(&self.path), problem: problem.into() }
+        Error::Entry {
+            path: Escaped::new(&self.path),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -111,7 +114,9 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         self.entry.extensions.clear();
         (self.long_path, self.long_link) = (None, None);
         loop {
-            let Some(offset) = self.next_header()? else { return Ok(false) };
+            let Some(offset) = self.next_header()? else {
+                return Ok(false);
+            };
             let header = self.header;
             let at = |problem| Error::Header { offset, problem };
             let block = Block::new(&header).map_err(at)?;
@@ -143,7 +148,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
                     self.entries += 1;
                     if self.entries > self.limits.entries {
                         let limit = self.limits.entries;
-                        return Err(Error::TooLarge { what: "entries", limit });
+                        return Err(Error::TooLarge {
+                            what: "entries",
+                            limit,
+                        });
                     }
                     self.read_entry(&block, offset)?;
                     return Ok(true);
@@ -162,7 +170,9 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         if bytes.is_empty() {
             return Err(Error::Truncated { offset });
         }
-        let count = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(bytes.len());
+        let count = usize::try_from(self.remaining)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         Ok(bytes.get(..count).unwrap_or_default())
     }
 
@@ -194,7 +204,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
             entry.link.extend_from_slice(block.link());
         }
         let path = &entry.path;
-        let at = |problem| Error::Entry { path: Escaped::new(path), problem };
+        let at = |problem| Error::Entry {
+            path: Escaped::new(path),
+            problem,
+        };
         let kind = block.kind();
         entry.kind = match kind {
             // Before POSIX a directory was known by its slash.
@@ -219,7 +232,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
             gid: or(extensions.gid, &|| block.gid()).map_err(at)?,
             mtime: match extensions.mtime {
                 Some(mtime) => mtime,
-                None => Timestamp { seconds: block.mtime().map_err(at)?, nanoseconds: 0 },
+                None => Timestamp {
+                    seconds: block.mtime().map_err(at)?,
+                    nanoseconds: 0,
+                },
             },
         };
         entry.device = match entry.kind {
@@ -274,37 +290,53 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         if kind == GNU_SPARSE {
             let missing = || at(Problem::Sparse("no gnu header"));
             let gnu = block.gnu().ok_or_else(missing)?;
-            self.entry.map.push_gnu(&gnu.sparse, self.limits).map_err(at)?;
+            self.entry
+                .map
+                .push_gnu(&gnu.sparse, self.limits)
+                .map_err(at)?;
             let what = "size of a sparse file";
             self.entry.map.real_size = super::header::unsigned(&gnu.realsize, what).map_err(at)?;
             let mut more = gnu.isextended != [0];
             while more {
                 let mut extension = tar::GnuExtSparseHeader::new();
                 self.read_raw(extension.as_mut_bytes())?;
-                self.entry.map.push_gnu(&extension.sparse, self.limits).map_err(at)?;
+                self.entry
+                    .map
+                    .push_gnu(&extension.sparse, self.limits)
+                    .map_err(at)?;
                 more = extension.isextended != [0];
                 // Unused entries end a block, so a chain of empty blocks would have no end.
-                if more && extension.sparse.last().is_some_and(|last| last.offset == [0; 12]) {
+                if more
+                    && extension
+                        .sparse
+                        .last()
+                        .is_some_and(|last| last.offset == [0; 12])
+                {
                     return Err(at(Problem::Sparse("an unfinished block is continued")));
                 }
             }
         } else if sparse.major == Some(1) && sparse.minor == Some(0) {
-            self.entry.map.real_size =
-                sparse.size.ok_or_else(|| at(Problem::Sparse("no size of the file")))?;
+            self.entry.map.real_size = sparse
+                .size
+                .ok_or_else(|| at(Problem::Sparse("no size of the file")))?;
             self.read_leading_map()?;
         } else if sparse.major.unwrap_or(0) != 0 || sparse.minor.unwrap_or(0) > 1 {
             return Err(self.entry.error(Problem::Sparse("unknown version")));
         } else if sparse.has_map {
             std::mem::swap(&mut self.entry.map, &mut sparse.map);
-            self.entry.map.real_size =
-                sparse.size.ok_or_else(|| at(Problem::Sparse("no size of the file")))?;
+            self.entry.map.real_size = sparse
+                .size
+                .ok_or_else(|| at(Problem::Sparse("no size of the file")))?;
         } else {
             return Ok(());
         }
         self.entry.sparse = true;
         self.entry.stored = self.remaining;
         self.entry.size = self.entry.map.real_size;
-        self.entry.map.check(self.remaining).map_err(|problem| self.entry.error(problem))
+        self.entry
+            .map
+            .check(self.remaining)
+            .map_err(|problem| self.entry.error(problem))
     }
 
     /// The map of PAX format 1.0 stands before the content, in blocks of its own.
@@ -347,7 +379,10 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         }
         // Two zero blocks end the archive; the end of the stream does as well.
         if self.read_block()? && self.header != [0; BLOCK] {
-            return Err(Error::Header { offset, problem: Problem::LoneZeroBlock });
+            return Err(Error::Header {
+                offset,
+                problem: Problem::LoneZeroBlock,
+            });
         }
         Ok(None)
     }
@@ -396,7 +431,9 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
     }
 
     fn skip_data(&mut self) -> Result<(), Error> {
-        self.remaining = self.remaining.saturating_add(std::mem::take(&mut self.padding));
+        self.remaining = self
+            .remaining
+            .saturating_add(std::mem::take(&mut self.padding));
         while self.remaining > 0 {
             let count = self.data()?.len();
             self.consume(count);

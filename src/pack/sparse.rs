@@ -22,10 +22,18 @@ impl Map {
         self.segments.clear();
     }
 
-    pub(super) fn push(&mut self, offset: u64, length: u64, limits: &Limits) -> Result<(), Problem> {
+    pub(super) fn push(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limits: &Limits,
+    ) -> Result<(), Problem> {
         if self.segments.len() >= limits.sparse_segments {
             let what = "segments of a sparse file";
-            return Err(Problem::TooLarge { what, limit: limits.sparse_segments as u64 });
+            return Err(Problem::TooLarge {
+                what,
+                limit: limits.sparse_segments as u64,
+            });
         }
         self.segments.push((offset, length));
         Ok(())
@@ -55,14 +63,18 @@ impl Map {
             if *offset < end {
                 return Err(Problem::Sparse("the segments overlap or are not ascending"));
             }
-            end = offset.checked_add(*length).ok_or(Problem::Sparse("a segment is too long"))?;
+            end = offset
+                .checked_add(*length)
+                .ok_or(Problem::Sparse("a segment is too long"))?;
             sum += length;
         }
         if end > self.real_size {
             return Err(Problem::Sparse("a segment lies behind the end of the file"));
         }
         if sum != stored {
-            return Err(Problem::Sparse("the segments do not add up to the stored size"));
+            return Err(Problem::Sparse(
+                "the segments do not add up to the stored size",
+            ));
         }
         Ok(())
     }

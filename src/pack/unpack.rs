@@ -92,12 +92,19 @@ pub fn pack_layer(
         while archive.next()? {
             applier.apply(&mut archive, &mut contents)?;
         }
-        let mut statistics = Statistics { entries: archive.entries(), ..Statistics::default() };
+        let mut statistics = Statistics {
+            entries: archive.entries(),
+            ..Statistics::default()
+        };
         // Whatever follows the archive belongs to the diffID all the same.
         let (diff_id, uncompressed, compressed) = archive.into_stream().finish()?;
         contents.finish(&mut statistics)?;
         statistics.uncompressed = uncompressed;
         statistics.compressed = compressed;
-        Ok(Packed { tree: applier.finish(), diff_id, statistics })
+        Ok(Packed {
+            tree: applier.finish(),
+            diff_id,
+            statistics,
+        })
     })
 }

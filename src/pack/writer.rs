@@ -55,7 +55,11 @@ pub struct TarWriter<W> {
 impl<W: Write> TarWriter<W> {
     /// Writes to `inner`, which is best buffered.
     pub fn new(inner: W) -> TarWriter<W> {
-        TarWriter { inner, records: Vec::new(), buffer: Vec::new() }
+        TarWriter {
+            inner,
+            records: Vec::new(),
+            buffer: Vec::new(),
+        }
     }
 
     /// Writes one entry; `content` is read only for [`TarKind::Regular`], and to exactly its size.
@@ -64,8 +68,10 @@ impl<W: Write> TarWriter<W> {
     /// [`Error::WriteArchive`]; [`Error::Unarchivable`] for what tar cannot hold or a content
     /// that ends too early; [`Error::ReadTree`] if `content` fails.
     pub fn append(&mut self, entry: &TarEntry<'_>, content: &mut dyn Read) -> Result<(), Error> {
-        let refuse =
-            |problem| Error::Unarchivable { path: Escaped::new(entry.path), problem };
+        let refuse = |problem| Error::Unarchivable {
+            path: Escaped::new(entry.path),
+            problem,
+        };
         let header = self.header(entry).map_err(refuse)?;
         if !self.records.is_empty() {
             self.write_records(entry.path)?;
@@ -111,9 +117,20 @@ impl<W: Write> TarWriter<W> {
         }
         path.extend_from_slice(name);
         // Engines give whiteouts the time 0, so that they do not make layers differ.
-        let metadata = Metadata { permissions: 0o600, ..Metadata::default() };
+        let metadata = Metadata {
+            permissions: 0o600,
+            ..Metadata::default()
+        };
         let kind = TarKind::Regular(0);
-        self.append(&TarEntry { path: &path, metadata, kind, xattrs: &[] }, &mut std::io::empty())
+        self.append(
+            &TarEntry {
+                path: &path,
+                metadata,
+                kind,
+                xattrs: &[],
+            },
+            &mut std::io::empty(),
+        )
     }
 
     /// The plain header of `entry`; what does not fit goes into `records`.
@@ -121,7 +138,9 @@ impl<W: Write> TarWriter<W> {
         self.records.clear();
         let mut header = Header::new_ustar();
         // The field layout of new_ustar is right, so this is always there.
-        let Some(ustar) = header.as_ustar_mut() else { return Err(Problem::Checksum) };
+        let Some(ustar) = header.as_ustar_mut() else {
+            return Err(Problem::Checksum);
+        };
         let path = archive_path(entry);
         if path.contains(&0) {
             return Err(Problem::Nul("path"));
@@ -161,7 +180,11 @@ impl<W: Write> TarWriter<W> {
         let seconds = u64::try_from(metadata.mtime.seconds).unwrap_or(u64::MAX);
         let whole = metadata.mtime.nanoseconds == 0;
         if !(octal(seconds, &mut ustar.mtime) && whole) {
-            record(&mut self.records, b"mtime", timestamp(metadata.mtime).as_bytes());
+            record(
+                &mut self.records,
+                b"mtime",
+                timestamp(metadata.mtime).as_bytes(),
+            );
         }
         let (major, minor) = device.unwrap_or_default();
         let major = octal(u64::from(major), &mut ustar.dev_major);
@@ -187,13 +210,20 @@ impl<W: Write> TarWriter<W> {
     }
 
     fn write_records(&mut self, path: &[u8]) -> Result<(), Error> {
-        let refuse = |problem| Error::Unarchivable { path: Escaped::new(path), problem };
+        let refuse = |problem| Error::Unarchivable {
+            path: Escaped::new(path),
+            problem,
+        };
         let mut header = Header::new_ustar();
         let size = self.records.len() as u64;
         if let Some(ustar) = header.as_ustar_mut() {
             // Only people see this name, in tools that do not know the format.
             let name = super::path::split(path.trim_ascii_end()).1;
-            let name = [b"PaxHeaders.0/", name.get(..name.len().min(80)).unwrap_or(name)].concat();
+            let name = [
+                b"PaxHeaders.0/",
+                name.get(..name.len().min(80)).unwrap_or(name),
+            ]
+            .concat();
             copy(&name, &mut ustar.name);
             octal(0o644, &mut ustar.mode);
             octal(0, &mut ustar.uid);
@@ -221,7 +251,9 @@ impl<W: Write> TarWriter<W> {
         buffer.resize(128 * 1024, 0);
         let mut rest = size;
         while rest > 0 {
-            let wanted = usize::try_from(rest).unwrap_or(usize::MAX).min(buffer.len());
+            let wanted = usize::try_from(rest)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
             let read = content.read(buffer.get_mut(..wanted).unwrap_or_default());
             let count = match read {
                 Ok(0) => {
@@ -230,7 +262,12 @@ impl<W: Write> TarWriter<W> {
                 }
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(Error::ReadTree { path: Escaped::new(path), source }),
+                Err(source) => {
+                    return Err(Error::ReadTree {
+                        path: Escaped::new(path),
+                        source,
+                    });
+                }
             };
             self.write(buffer.get(..count).unwrap_or_default())?;
             rest -= count as u64;
@@ -268,7 +305,10 @@ fn split_path(path: &[u8], name: &mut [u8], prefix: &mut [u8]) -> bool {
     }
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     for (at, _) in slashes {
-        let (front, back) = (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default());
+        let (front, back) = (
+            path.get(..at).unwrap_or_default(),
+            path.get(at + 1..).unwrap_or_default(),
+        );
         let fits = !back.is_empty() && back.len() <= name.len() && front.len() <= prefix.len();
         if fits && !front.is_empty() {
             return copy(front, prefix) && copy(back, name);

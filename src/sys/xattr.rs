@@ -13,7 +13,9 @@ use std::os::fd::{AsFd, AsRawFd};
 pub fn list(file: impl AsFd) -> io::Result<Vec<CString>> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: `read_all` passes a pointer and the length that may be written there.
-    names(read_all(|buffer, length| unsafe { libc::flistxattr(fd, buffer.cast(), length) }))
+    names(read_all(|buffer, length| unsafe {
+        libc::flistxattr(fd, buffer.cast(), length)
+    }))
 }
 
 /// The names of the attributes of `path` itself, which may be a symbolic link.
@@ -24,7 +26,9 @@ pub fn list_path(path: &CStr) -> io::Result<Vec<CString>> {
     let path = path.as_ptr();
     // SAFETY: the path is a C string; `read_all` passes a pointer and the length that may be
     // written there.
-    names(read_all(|buffer, length| unsafe { libc::llistxattr(path, buffer.cast(), length) }))
+    names(read_all(|buffer, length| unsafe {
+        libc::llistxattr(path, buffer.cast(), length)
+    }))
 }
 
 /// The value of an attribute of an open file, or `None` if it has none of this name.
@@ -35,7 +39,9 @@ pub fn get(file: impl AsFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let (fd, name) = (file.as_fd().as_raw_fd(), name.as_ptr());
     // SAFETY: the name is a C string; `read_all` passes a pointer and the length that may be
     // written there.
-    value(read_all(|buffer, length| unsafe { libc::fgetxattr(fd, name, buffer.cast(), length) }))
+    value(read_all(|buffer, length| unsafe {
+        libc::fgetxattr(fd, name, buffer.cast(), length)
+    }))
 }
 
 /// The value of an attribute of `path` itself, or `None` if it has none of this name.
@@ -46,7 +52,9 @@ pub fn get_path(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let (path, name) = (path.as_ptr(), name.as_ptr());
     // SAFETY: both are C strings; `read_all` passes a pointer and the length that may be written
     // there.
-    value(read_all(|buffer, length| unsafe { libc::lgetxattr(path, name, buffer.cast(), length) }))
+    value(read_all(|buffer, length| unsafe {
+        libc::lgetxattr(path, name, buffer.cast(), length)
+    }))
 }
 
 /// Calls `call` with a buffer that is large enough, however the attributes change meanwhile.
