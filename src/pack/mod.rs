@@ -24,6 +24,7 @@ mod path;
 mod pax;
 mod pipeline;
 mod reader;
+mod sink;
 mod sparse;
 #[cfg(test)]
 mod tests;
