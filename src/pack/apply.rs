@@ -37,6 +37,15 @@ enum Parent {
     BelowFile,
 }
 
+/// What is left to do for an entry.
+enum Next {
+    Done,
+    /// Storing the content, and adding a regular file.
+    Store,
+    /// Adding a node.
+    Add(Kind),
+}
+
 /// Applies entries to a tree.
 pub(super) struct Applier<'a> {
     tree: Tree,
@@ -99,45 +108,40 @@ impl<'a> Applier<'a> {
                 .whiteout(parent, name)
                 .map_err(|problem| archive.entry.error(problem));
         }
-        let kind = match self.prepare(&archive.entry, path) {
-            Ok(Some(kind)) => kind,
-            Ok(None) => return Ok(()),
-            Err(problem) => return Err(archive.entry.error(problem)),
-        };
-        let kind = match kind {
-            Some(kind) => kind,
-            None => Kind::Regular(contents.store(archive)?),
+        let next = self.prepare(&archive.entry, path);
+        let kind = match next.map_err(|problem| archive.entry.error(problem))? {
+            Next::Done => return Ok(()),
+            Next::Add(kind) => kind,
+            Next::Store => Kind::Regular(contents.store(archive)?),
         };
         self.add(&archive.entry, path, kind)
             .map_err(|problem| archive.entry.error(problem))
     }
 
-    /// Does everything that needs no new node, and tells what kind of node is to be added:
-    /// `Some(None)` is a regular file, whose content must be stored first.
-    #[allow(clippy::option_option)]
-    fn prepare(&mut self, entry: &Entry, path: &[u8]) -> Result<Option<Option<Kind>>, Problem> {
+    /// Does everything that needs no new node, and tells what is left to do.
+    fn prepare(&mut self, entry: &Entry, path: &[u8]) -> Result<Next, Problem> {
         if path.is_empty() {
             if entry.kind != EntryKind::Directory {
                 return Err(Problem::Root);
             }
             let xattrs = self.xattrs(entry)?;
             self.tree.set_attributes(Tree::ROOT, entry.metadata, xattrs);
-            return Ok(None);
+            return Ok(Next::Done);
         }
         let (major, minor) = entry.device;
-        Ok(Some(match entry.kind {
-            EntryKind::Regular => None,
-            EntryKind::Directory => Some(Kind::Directory),
-            EntryKind::CharDevice => Some(Kind::CharDevice { major, minor }),
-            EntryKind::BlockDevice => Some(Kind::BlockDevice { major, minor }),
-            EntryKind::Fifo => Some(Kind::Fifo),
-            EntryKind::Symlink => Some(Kind::Symlink(self.symlink_target(&entry.link)?)),
+        Ok(Next::Add(match entry.kind {
+            EntryKind::Regular => return Ok(Next::Store),
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::CharDevice => Kind::CharDevice { major, minor },
+            EntryKind::BlockDevice => Kind::BlockDevice { major, minor },
+            EntryKind::Fifo => Kind::Fifo,
+            EntryKind::Symlink => Kind::Symlink(self.symlink_target(&entry.link)?),
             EntryKind::HardLink => {
                 let mut target = std::mem::take(&mut self.target);
                 let result = normalise(&entry.link, "link target", self.limits, &mut target)
                     .and_then(|()| self.hard_link(entry, path, &target));
                 self.target = target;
-                return result.map(|kind| kind.map(Some));
+                return result;
             }
         }))
     }
@@ -161,12 +165,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Makes a hard link to what the layer has; otherwise gives the kind of an unresolved one.
-    fn hard_link(
-        &mut self,
-        entry: &Entry,
-        path: &[u8],
-        target: &[u8],
-    ) -> Result<Option<Kind>, Problem> {
+    fn hard_link(&mut self, entry: &Entry, path: &[u8], target: &[u8]) -> Result<Next, Problem> {
         let refuse = |why| Problem::HardLink {
             target: Escaped::new(&entry.link),
             why,
@@ -179,11 +178,11 @@ impl<'a> Applier<'a> {
             return Err(refuse("names a directory"));
         }
         match node {
-            Some(_) if path == target => Ok(None),
+            Some(_) if path == target => Ok(Next::Done),
             None if path == target => Err(refuse("names itself")),
             None => {
                 self.count(target.len())?;
-                Ok(Some(Kind::UnresolvedLink(target.into())))
+                Ok(Next::Add(Kind::UnresolvedLink(target.into())))
             }
             Some(node) => {
                 // Engines apply the attributes of every link to the inode: the last one counts.
@@ -194,7 +193,7 @@ impl<'a> Applier<'a> {
                 let xattrs = self.tree.xattrs(node);
                 self.tree.set_attributes(node, metadata, xattrs);
                 self.place(path, node)?;
-                Ok(None)
+                Ok(Next::Done)
             }
         }
     }

@@ -4,28 +4,27 @@
 //! large ones get a file each, which passthrough needs.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::reader::Archive;
+use super::sink::{Buffer, Sink};
 use super::{Error, Problem, Statistics};
 use crate::layer::{Content, Place};
 
 /// Contents of at least this size get a file of their own.
 const LARGE_FILE: u64 = 128 * 1024;
 
-/// Bytes of `pack` gathered before they are written.
-const PACK_BUFFER: usize = 1 << 20;
-
-const ZEROS: [u8; 65536] = [0; 65536];
+static ZEROS: [u8; 65536] = [0; 65536];
 
 /// The contents of one layer.
 pub(super) struct Contents {
-    staging: PathBuf,
-    pack: File,
-    buffer: Vec<u8>,
+    files: PathBuf,
+    pack: Sink,
     pack_bytes: u64,
+    /// What large files are gathered in, one after another.
+    buffer: Option<Buffer>,
     large_files: u32,
     large_bytes: u64,
     holes: u64,
@@ -36,16 +35,13 @@ impl Contents {
     /// Begins `pack` and `files` in `staging`.
     pub(super) fn new(staging: &Path, max_holes: u64) -> Result<Contents, Error> {
         let files = staging.join("files");
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&files)
-            .map_err(|e| cannot_write(files, e))?;
-        let pack = create(staging.join("pack"))?;
+        let made = DirBuilder::new().mode(0o755).create(&files);
+        made.map_err(|e| cannot_write(&files, e))?;
         Ok(Contents {
-            staging: staging.into(),
-            pack,
-            buffer: Vec::with_capacity(PACK_BUFFER + LARGE_FILE as usize),
+            files,
+            pack: Sink::create(staging.join("pack"), Buffer::new())?,
             pack_bytes: 0,
+            buffer: None,
             large_files: 0,
             large_bytes: 0,
             holes: 0,
@@ -59,16 +55,10 @@ impl Contents {
         archive: &mut Archive<'scope, '_, R>,
     ) -> Result<Content, Error> {
         let size = archive.entry.size;
-        if size == 0 {
-            let digest = blake3::hash(b"").into();
-            return Ok(Content {
-                place: Place::Empty,
-                size,
-                digest,
-            });
-        }
         let mut hasher = blake3::Hasher::new();
-        let place = if size < LARGE_FILE {
+        let place = if size == 0 {
+            Place::Empty
+        } else if size < LARGE_FILE {
             self.store_small(archive, &mut hasher)?
         } else {
             self.store_large(archive, &mut hasher)?
@@ -81,8 +71,8 @@ impl Contents {
     }
 
     /// Writes what is still in memory.
-    pub(super) fn finish(&mut self, statistics: &mut Statistics) -> Result<(), Error> {
-        self.write_pack()?;
+    pub(super) fn finish(self, statistics: &mut Statistics) -> Result<(), Error> {
+        self.pack.finish()?;
         statistics.pack_bytes = self.pack_bytes;
         statistics.large_files = self.large_files;
         statistics.large_bytes = self.large_bytes;
@@ -94,38 +84,31 @@ impl Contents {
         archive: &mut Archive<'scope, '_, R>,
         hasher: &mut blake3::Hasher,
     ) -> Result<Place, Error> {
+        let size = archive.entry.size;
         let place = Place::Pack(self.pack_bytes);
-        let start = self.buffer.len();
         if archive.entry.sparse {
             let segments = std::mem::take(&mut archive.entry.map.segments);
+            let mut end = 0;
             for (offset, length) in &segments {
-                // The map was checked: offsets ascend within a size below the threshold.
-                self.buffer.resize(start + *offset as usize, 0);
-                self.append(archive, *length)?;
+                self.hash_hole(archive, hasher, offset - end)?;
+                self.pack.append_zeros(offset - end)?;
+                each_piece(archive, *length, |piece| {
+                    hasher.update(piece);
+                    self.pack.append(piece)
+                })?;
+                end = offset + length;
             }
             archive.entry.map.segments = segments;
-            self.buffer.resize(start + archive.entry.size as usize, 0);
+            self.hash_hole(archive, hasher, size - end)?;
+            self.pack.append_zeros(size - end)?;
         } else {
-            self.append(archive, archive.entry.size)?;
+            each_piece(archive, size, |piece| {
+                hasher.update(piece);
+                self.pack.append(piece)
+            })?;
         }
-        hasher.update(self.buffer.get(start..).unwrap_or_default());
-        self.pack_bytes += (self.buffer.len() - start) as u64;
-        if self.buffer.len() >= PACK_BUFFER {
-            self.write_pack()?;
-        }
+        self.pack_bytes += size;
         Ok(place)
-    }
-
-    /// Appends `length` bytes of data to the buffer of the pack.
-    fn append<'scope, R: Read + Send + 'scope>(
-        &mut self,
-        archive: &mut Archive<'scope, '_, R>,
-        length: u64,
-    ) -> Result<(), Error> {
-        each_piece(archive, length, |piece| {
-            self.buffer.extend_from_slice(piece);
-            Ok(())
-        })
     }
 
     fn store_large<'scope, R: Read + Send + 'scope>(
@@ -139,36 +122,47 @@ impl Contents {
             what: "files",
             limit: u32::MAX.into(),
         })?;
-        let path = self.staging.join("files").join(number.to_string());
-        let mut file = create(path.clone())?;
+        let path = self.files.join(number.to_string());
         let size = archive.entry.size;
         if archive.entry.sparse {
-            let segments = std::mem::take(&mut archive.entry.map.segments);
-            let mut end = 0;
-            for (offset, length) in &segments {
-                self.hash_hole(archive, hasher, offset - end)?;
-                let mut at = *offset;
-                each_piece(archive, *length, |piece| {
-                    hasher.update(piece);
-                    file.write_all_at(piece, at)
-                        .map_err(|e| cannot_write(path.clone(), e))?;
-                    at += piece.len() as u64;
-                    Ok(())
-                })?;
-                end = offset + length;
-            }
-            archive.entry.map.segments = segments;
-            self.hash_hole(archive, hasher, size - end)?;
-            file.set_len(size).map_err(|e| cannot_write(path, e))?;
+            self.store_sparse(archive, hasher, &path)?;
         } else {
+            let mut sink = Sink::create(path, self.buffer.take().unwrap_or_else(Buffer::new))?;
             each_piece(archive, size, |piece| {
                 hasher.update(piece);
-                file.write_all(piece)
-                    .map_err(|e| cannot_write(path.clone(), e))
+                sink.append(piece)
             })?;
+            self.buffer = Some(sink.finish()?);
         }
         self.large_bytes += size;
         Ok(Place::File(number))
+    }
+
+    fn store_sparse<'scope, R: Read + Send + 'scope>(
+        &mut self,
+        archive: &mut Archive<'scope, '_, R>,
+        hasher: &mut blake3::Hasher,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let file = create(path)?;
+        let size = archive.entry.size;
+        let segments = std::mem::take(&mut archive.entry.map.segments);
+        let mut end = 0;
+        for (offset, length) in &segments {
+            self.hash_hole(archive, hasher, offset - end)?;
+            let mut at = *offset;
+            each_piece(archive, *length, |piece| {
+                hasher.update(piece);
+                file.write_all_at(piece, at)
+                    .map_err(|e| cannot_write(path, e))?;
+                at += piece.len() as u64;
+                Ok(())
+            })?;
+            end = offset + length;
+        }
+        archive.entry.map.segments = segments;
+        self.hash_hole(archive, hasher, size - end)?;
+        file.set_len(size).map_err(|e| cannot_write(path, e))
     }
 
     fn hash_hole<'scope, R: Read + Send + 'scope>(
@@ -193,12 +187,6 @@ impl Contents {
         }
         Ok(())
     }
-
-    fn write_pack(&mut self) -> Result<(), Error> {
-        let result = self.pack.write_all(&self.buffer);
-        self.buffer.clear();
-        result.map_err(|e| cannot_write(self.staging.join("pack"), e))
-    }
 }
 
 /// Gives the next `length` bytes of the entry's data to `take`, piece by piece.
@@ -221,15 +209,18 @@ fn each_piece<'scope, R: Read + Send + 'scope>(
     Ok(())
 }
 
-fn create(path: PathBuf) -> Result<File, Error> {
+fn create(path: &Path) -> Result<File, Error> {
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o644)
-        .open(&path);
+        .open(path);
     file.map_err(|e| cannot_write(path, e))
 }
 
-fn cannot_write(path: PathBuf, source: io::Error) -> Error {
-    Error::Write { path, source }
+fn cannot_write(path: &Path, source: io::Error) -> Error {
+    Error::Write {
+        path: path.into(),
+        source,
+    }
 }

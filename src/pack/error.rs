@@ -67,6 +67,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The system has no thread for us.
+    #[error("cannot start a thread to decompress the layer")]
+    Thread(#[source] io::Error),
     /// The archive cannot be written.
     #[error("cannot write the layer archive")]
     WriteArchive(#[source] io::Error),

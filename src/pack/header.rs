@@ -139,7 +139,12 @@ pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, Problem> {
             })
         }
         _ => {
-            let digits = text(field.trim_ascii()).trim_ascii();
+            let padding = |byte: &u8| *byte == 0 || *byte == b' ';
+            let start = field
+                .iter()
+                .position(|byte| !padding(byte))
+                .unwrap_or(field.len());
+            let digits = text(field.get(start..).unwrap_or_default()).trim_ascii_end();
             digits.iter().try_fold(0_i64, |value, byte| match byte {
                 b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(byte - b'0')),
                 _ => None,

@@ -25,7 +25,10 @@ mod path;
 mod pax;
 mod pipeline;
 mod reader;
+mod sink;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod writer;
 

@@ -119,7 +119,7 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         }
         (self.at, self.end) = (0, 0);
         if matches!(&self.source, Source::Here { chunks, .. } if *chunks >= CHUNKS_BEFORE_THREAD) {
-            self.start_thread();
+            self.start_thread()?;
         }
         let length = match &mut self.source {
             Source::Ended => 0,
@@ -175,19 +175,24 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         Ok(())
     }
 
-    fn start_thread(&mut self) {
+    fn start_thread(&mut self) -> Result<(), Error> {
         let Source::Here { decoder, .. } = std::mem::replace(&mut self.source, Source::Ended)
         else {
-            return;
+            return Ok(());
         };
         let (full_sender, full) = sync_channel(CHUNKS);
         let (empty, empty_receiver) = channel();
         for _ in 1..CHUNKS {
             drop(empty.send(vec![0; CHUNK]));
         }
-        self.scope
-            .spawn(move || decode(decoder, &empty_receiver, &full_sender));
+        std::thread::Builder::new()
+            .name("decompress".into())
+            .spawn_scoped(self.scope, move || {
+                decode(decoder, &empty_receiver, &full_sender)
+            })
+            .map_err(Error::Thread)?;
         self.source = Source::Thread { full, empty };
+        Ok(())
     }
 }
 
