@@ -208,7 +208,7 @@ impl Stack {
             parent: Arc::clone(parent),
             branch: found.branch,
             name: Box::from(found.name),
-            attributes,
+            attributes: attributes.into(),
         };
         Ok(Some(self.settle(Object::Leaf(leaf))))
     }
@@ -274,9 +274,9 @@ impl Stack {
             Object::Leaf(leaf) => {
                 // Something that is no file system of ours, so that it is no other identity.
                 let filesystem = u64::MAX;
-                let ino = leaf.attributes.node.0;
+                let ino = Attributes::from(leaf.attributes).node.0;
                 let number = self.numbers.reserve(Identity::Inode { filesystem, ino });
-                leaf.attributes.node = NodeNumber(number);
+                leaf.attributes.renumber(NodeNumber(number));
             }
             Object::Directory(directory) => {
                 let parent = directory.parent.as_ref().map_or(0, |p| p.attributes.node.0);
