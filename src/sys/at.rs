@@ -123,6 +123,9 @@ impl RootFd {
     /// # Errors
     /// What openat2(2) reports.
     pub fn open_file_beneath(&self, path: &[u8]) -> io::Result<File> {
+        if path.split(|byte| *byte == b'/').any(|name| name == b"..") {
+            return Err(Errno::EINVAL.into());
+        }
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_MAGICLINKS
             | ResolveFlag::RESOLVE_NO_SYMLINKS;

@@ -104,6 +104,16 @@ fn directories_that_are_seen_twice_stay_two() {
     assert_eq!(text(&stack), expected);
     let node = |path: &str| find(&stack, path).expect(path).node;
     assert_ne!(node("x/y"), node("y"));
+    let in_order = |paths: [&str; 2]| {
+        let stack = open(&layers);
+        paths.map(|path| {
+            let found = find(&stack, path).expect(path).node;
+            stack.forget(found, 1);
+            found
+        })
+    };
+    assert_eq!(in_order(["x/y", "y"]), [node("x/y"), node("y")]);
+    assert_eq!(in_order(["y", "x/y"]), [node("y"), node("x/y")]);
     assert_eq!(node("x/y/outer"), node("y/outer"));
 }
 
