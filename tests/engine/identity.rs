@@ -236,5 +236,11 @@ fn several_file_systems_and_mounts_inside_a_layer() {
         // Only the file that is bound has two names.
         assert_eq!(distinct.len() + 1, all.len());
         assert_eq!(all[&b"/bind/f"[..]], all[&b"/own/f"[..]]);
+        // As if the mount on t were the one that shows this union.
+        let stack = open(&layers);
+        stack.set_own_device(std::fs::metadata(layers[0].join("t")).expect("t").dev());
+        let text = text(&stack);
+        assert!(text.contains(&"d t".to_owned()) && text.contains(&"f d/b x".to_owned()));
+        assert!(find(&stack, "t/a").is_none());
     });
 }

@@ -28,6 +28,7 @@ mod xattr;
 use std::borrow::Cow;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
@@ -71,6 +72,8 @@ pub struct Stack {
     numbers: Numbers,
     nodes: NodeTable,
     listings: Listings,
+    /// The device on which this union is shown; 0 while it is none.
+    own_device: AtomicU64,
 }
 
 /// An error of a system call on a layer.
@@ -114,6 +117,7 @@ impl Stack {
             numbers,
             nodes: NodeTable::new(&root),
             listings: Listings::new(LISTED_ENTRIES),
+            own_device: AtomicU64::new(0),
         })
     }
 
@@ -151,6 +155,12 @@ impl Stack {
             self.listings.remove(directory.top.id);
             self.handles.forget(&directory.top);
         }
+    }
+
+    /// Says on which device (`st_dev`) this union is mounted. Where a layer contains that mount
+    /// point, it is shown as an empty directory: reading it would be a request to ourselves.
+    pub fn set_own_device(&self, device: u64) {
+        self.own_device.store(device, Ordering::Relaxed);
     }
 
     /// How many nodes are held in memory, the root included.

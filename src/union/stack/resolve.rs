@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
@@ -191,6 +192,9 @@ impl Stack {
             let node = self.directory_number(parent, branch, found.name, &stat);
             let attributes = attributes(node)?;
             let directory = self.subdirectory(parent, found, attributes, stat.mount_root)?;
+            if stat.dev == self.own_device.load(Ordering::Relaxed) {
+                directory.branches.get_or_init(Box::default);
+            }
             return Ok(Some(self.settle(Object::Directory(Arc::new(directory)))));
         }
         let node = match self.numbers.inode(stat.dev, stat.ino) {
