@@ -7,6 +7,8 @@
 //! # Invariants
 //! * Names are single components; a symlink is never followed, so nothing outside the opened
 //!   directory can be reached. Mount points below it are crossed.
+//! * Where the caller may ask for it (he owns the file, or is privileged), reading leaves the time of
+//!   last access alone.
 //! * Opening never blocks and never becomes a controlling terminal; device nodes are not opened by
 //!   callers that looked at [`Stat`] first.
 
@@ -16,6 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -78,7 +81,7 @@ impl RootFd {
     /// # Errors
     /// What openat(2) reports; `ENOTDIR` for anything else than a directory, symlinks included.
     pub fn directory(&self, name: &[u8]) -> io::Result<RootFd> {
-        self.open_directory(name, OFlag::O_PATH)
+        self.open_directory(component(name)?, OFlag::O_PATH)
     }
 
     /// Opens the directory `name` (empty: this one) such that it can be listed too.
@@ -96,7 +99,12 @@ impl RootFd {
         } else {
             component(name)?
         };
-        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        let open = |more| openat(&self.fd, name, flags | more, Mode::empty());
+        let fd = if how == OFlag::O_PATH {
+            open(OFlag::empty())?
+        } else {
+            keeping_atime(open)?
+        };
         Ok(RootFd { fd })
     }
 
@@ -105,8 +113,9 @@ impl RootFd {
     /// # Errors
     /// What openat(2) reports; `ELOOP` for a symlink.
     pub fn open_file(&self, name: &[u8]) -> io::Result<File> {
-        let fd = openat(&self.fd, component(name)?, READ_FILE, Mode::empty())?;
-        Ok(File::from(fd))
+        let name = component(name)?;
+        let open = |more| openat(&self.fd, name, READ_FILE | more, Mode::empty());
+        Ok(File::from(keeping_atime(open)?))
     }
 
     /// Opens the file at the relative `path` for reading; no component may be a symlink or `..`.
@@ -114,12 +123,14 @@ impl RootFd {
     /// # Errors
     /// What openat2(2) reports.
     pub fn open_file_beneath(&self, path: &[u8]) -> io::Result<File> {
-        let how = OpenHow::new().flags(READ_FILE).resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS
-                | ResolveFlag::RESOLVE_NO_SYMLINKS,
-        );
-        match openat2(&self.fd, path, how) {
+        if path.split(|byte| *byte == b'/').any(|name| name == b"..") {
+            return Err(Errno::EINVAL.into());
+        }
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = |more| OpenHow::new().flags(READ_FILE | more).resolve(resolve);
+        match keeping_atime(|more| openat2(&self.fd, path, how(more))) {
             Ok(fd) => Ok(File::from(fd)),
             // An old kernel, a seccomp filter that does not know the call, or a path that is too
             // long for one call.
@@ -237,6 +248,18 @@ const READ_FILE: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC)
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY);
+
+/// Opens with O_NOATIME until that was refused once.
+fn keeping_atime<T>(open: impl Fn(OFlag) -> nix::Result<T>) -> nix::Result<T> {
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if !REFUSED.load(Ordering::Relaxed) {
+        match open(OFlag::O_NOATIME) {
+            Err(Errno::EPERM) => REFUSED.store(true, Ordering::Relaxed),
+            result => return result,
+        }
+    }
+    open(OFlag::empty())
+}
 
 /// Refuses what would make a call leave the directory.
 fn component(name: &[u8]) -> io::Result<&[u8]> {

@@ -1,6 +1,6 @@
 //! Every way in which layers say that a name is gone or that a directory hides what lies below.
 
-use super::support::{Lab, Need, find, open, open_with, require, rows, text};
+use super::support::{Case, Lab, Need, find, open, open_with, require, rows, text};
 use plyfs::idmap::IdMap;
 use plyfs::layer::FileKind;
 use plyfs::layer::directory::OverrideKey;
@@ -8,7 +8,7 @@ use plyfs::union::NodeNumber;
 use plyfs::union::stack::StackOptions;
 
 /// Layers topmost first, and what their union is.
-fn check(cases: &[(&str, &[&[&str]], &[&str])]) {
+fn check(cases: &[Case<'_>]) {
     if !require(Need::Root) {
         return;
     }

@@ -1,12 +1,12 @@
 //! Redirects, metacopy and data-only layers.
 
-use super::support::{Lab, Need, find, open, open_with, require, set_xattr, text};
+use super::support::{Case, Lab, Need, find, open, open_with, require, set_xattr, text};
 use nix::errno::Errno;
 use plyfs::union::stack::StackOptions;
 
 const REDIRECT: &str = "trusted.overlay.redirect";
 
-fn check(cases: &[(&str, &[&[&str]], &[&str])]) {
+fn check(cases: &[Case<'_>]) {
     if !require(Need::Root) {
         return;
     }

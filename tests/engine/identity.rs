@@ -104,6 +104,16 @@ fn directories_that_are_seen_twice_stay_two() {
     assert_eq!(text(&stack), expected);
     let node = |path: &str| find(&stack, path).expect(path).node;
     assert_ne!(node("x/y"), node("y"));
+    let in_order = |paths: [&str; 2]| {
+        let stack = open(&layers);
+        paths.map(|path| {
+            let found = find(&stack, path).expect(path).node;
+            stack.forget(found, 1);
+            found
+        })
+    };
+    assert_eq!(in_order(["x/y", "y"]), [node("x/y"), node("y")]);
+    assert_eq!(in_order(["y", "x/y"]), [node("y"), node("x/y")]);
     assert_eq!(node("x/y/outer"), node("y/outer"));
 }
 
@@ -226,5 +236,11 @@ fn several_file_systems_and_mounts_inside_a_layer() {
         // Only the file that is bound has two names.
         assert_eq!(distinct.len() + 1, all.len());
         assert_eq!(all[&b"/bind/f"[..]], all[&b"/own/f"[..]]);
+        // As if the mount on t were the one that shows this union.
+        let stack = open(&layers);
+        stack.set_own_device(std::fs::metadata(layers[0].join("t")).expect("t").dev());
+        let text = text(&stack);
+        assert!(text.contains(&"d t".to_owned()) && text.contains(&"f d/b x".to_owned()));
+        assert!(find(&stack, "t/a").is_none());
     });
 }

@@ -32,6 +32,9 @@ pub fn require(need: Need) -> bool {
     there
 }
 
+/// A title, layers topmost first, and their union.
+pub type Case<'a> = (&'a str, &'a [&'a [&'a str]], &'a [&'a str]);
+
 /// A temporary directory with layers.
 pub struct Lab {
     dir: tempfile::TempDir,

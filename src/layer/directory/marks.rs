@@ -28,25 +28,27 @@ pub enum Redirect {
     Relative(Box<[u8]>),
     /// At this path from the root, split into its components.
     Absolute(Vec<Box<[u8]>>),
+    /// Nowhere: the value is no name and no path.
+    Invalid(Box<[u8]>),
 }
 
 impl Redirect {
     /// Reads the value of an `overlay.redirect` attribute.
     #[must_use]
-    pub fn parse(value: &[u8]) -> Option<Redirect> {
+    pub fn parse(value: &[u8]) -> Redirect {
         let value = value.strip_suffix(b"\0").unwrap_or(value);
-        let good = |name: &&[u8]| {
-            !matches!(*name, b"" | b"." | b"..") && !name.contains(&0) && name.len() <= 255
+        let name = |name: &[u8]| {
+            let bad = matches!(name, b"" | b"." | b"..") || name.len() > 255;
+            (!bad && !name.contains(&0) && !name.contains(&b'/')).then(|| Box::from(name))
         };
-        match value.strip_prefix(b"/") {
-            Some(path) => path
-                .split(|byte| *byte == b'/')
-                .map(|name| good(&name).then(|| Box::from(name)))
-                .collect::<Option<_>>()
-                .map(Redirect::Absolute),
-            None => (good(&value) && !value.contains(&b'/'))
-                .then(|| Redirect::Relative(Box::from(value))),
-        }
+        let redirect = match value.strip_prefix(b"/") {
+            Some(path) => {
+                let components = path.split(|byte| *byte == b'/').map(name);
+                components.collect::<Option<_>>().map(Redirect::Absolute)
+            }
+            None => name(value).map(Redirect::Relative),
+        };
+        redirect.unwrap_or_else(|| Redirect::Invalid(Box::from(value)))
     }
 }
 
@@ -74,7 +76,7 @@ impl Marks {
     /// for an object without any.
     ///
     /// # Errors
-    /// What listxattr(2) or getxattr(2) report, and `EINVAL` for a redirect that leads nowhere.
+    /// What listxattr(2) or getxattr(2) report.
     pub fn read(directory: &RootFd, name: &[u8]) -> io::Result<Marks> {
         let mut marks = Marks::default();
         let names = match directory.xattr_names(name) {
@@ -101,11 +103,7 @@ impl Marks {
                 }
                 b"redirect" if marks.redirect.is_none() => {
                     let value = directory.xattr(name, attribute)?;
-                    let redirect = Redirect::parse(&value).ok_or_else(|| {
-                        let value = value.escape_ascii();
-                        io::Error::new(io::ErrorKind::InvalidInput, format!("redirect {value}"))
-                    })?;
-                    marks.redirect = Some(redirect);
+                    marks.redirect = Some(Redirect::parse(&value));
                 }
                 _ => {}
             }
@@ -218,24 +216,26 @@ mod tests {
 
     #[test]
     fn redirects() {
-        let cases: [(&[u8], Option<Redirect>); 8] = [
-            (b"name", Some(Redirect::Relative(Box::from(&b"name"[..])))),
-            (
-                b"/a/b\0",
-                Some(Redirect::Absolute(vec![
-                    Box::from(&b"a"[..]),
-                    Box::from(&b"b"[..]),
-                ])),
-            ),
-            (b"", None),
-            (b"/", None),
-            (b"a/b", None),
-            (b"/a//b", None),
-            (b"/a/../b", None),
-            (b"..", None),
+        let name = |name: &[u8]| Box::from(name);
+        let cases: [(&[u8], Redirect); 3] = [
+            (b"name", Redirect::Relative(name(b"name"))),
+            (b"/a/b\0", Redirect::Absolute(vec![name(b"a"), name(b"b")])),
+            (b"/a", Redirect::Absolute(vec![name(b"a")])),
         ];
         for (value, expected) in cases {
             assert_eq!(Redirect::parse(value), expected, "{}", value.escape_ascii());
+        }
+        for value in [
+            &b""[..],
+            b"/",
+            b"a/b",
+            b"/a//b",
+            b"/a/../b",
+            b"..",
+            b"/a/",
+            b"a\0b",
+        ] {
+            assert_eq!(Redirect::parse(value), Redirect::Invalid(name(value)));
         }
     }
 

@@ -113,50 +113,40 @@ impl Stack {
         let name = &directory.top.name;
         let mut below = directory.below.iter();
         let mut at = directory.branch;
-        let mut next = Arc::clone(&directory.top);
-        loop {
-            let marks = self.scan(&next, merge)?;
-            branches.push(next);
-            if marks.opacity == Opacity::Opaque {
+        let mut trail: Option<Trail<'_>> = None;
+        let mut next = Some(Arc::clone(&directory.top));
+        while let Some(branch) = next {
+            let is_last = usize::from(branch.layer) + 1 >= self.roots.len();
+            let marks = self.scan(&branch, merge)?;
+            branches.push(branch);
+            if is_last || marks.opacity == Opacity::Opaque {
                 break;
             }
             if let Some(redirect) = marks.redirect {
-                let mut trail = Trail::new(self, self.branches(parent)?, at, name);
-                let mut redirect = Some(redirect);
-                loop {
-                    if let Some(redirect) = redirect.take() {
-                        trail.redirect(redirect);
-                    }
-                    let Some(next) = trail.next_directory()? else {
-                        break;
-                    };
-                    let marks = self.scan(&next, merge)?;
-                    branches.push(next);
-                    if marks.opacity == Opacity::Opaque {
-                        break;
-                    }
-                    redirect = marks.redirect;
-                }
-                break;
+                let begin = Trail::new(self, self.branches(parent)?, at, name);
+                trail.get_or_insert(begin).redirect(redirect)?;
             }
-            let Some(&branch) = below.next() else {
-                break;
+            next = match (&mut trail, below.next()) {
+                (Some(trail), _) => trail.next_directory()?,
+                (None, Some(&branch)) => {
+                    at = branch;
+                    let parent = self.branch(parent, branch)?;
+                    Some(Arc::new(LowerDirectory::below(parent, name)))
+                }
+                (None, None) => None,
             };
-            at = branch;
-            next = Arc::new(LowerDirectory::below(self.branch(parent, branch)?, name));
         }
         Ok(branches.into())
     }
 
     /// Adds what lies in one branch to `merge`.
     fn scan(&self, branch: &LowerDirectory, merge: &mut Merge) -> Result<Marks> {
-        let read = || -> io::Result<Marks> {
+        let mut read = || -> io::Result<Marks> {
             let open = self.handles.listable(branch)?;
             let marks = merge.scan.read(&open)?;
             merge.end_branch()?;
             Ok(marks)
         };
-        let mut read = read;
         read().map_err(|error| failed(error, "reading a directory of a layer"))
     }
 

@@ -58,12 +58,12 @@ impl<'a> Trail<'a> {
     }
 
     /// Goes on from an object that was found and has this redirect.
-    pub(super) fn redirect(&mut self, redirect: Redirect) {
-        self.replace(1, redirect);
+    pub(super) fn redirect(&mut self, redirect: Redirect) -> Result<()> {
+        self.replace(1, redirect)
     }
 
     /// Replaces what leads to the component that `remaining` components end with.
-    fn replace(&mut self, remaining: usize, redirect: Redirect) {
+    fn replace(&mut self, remaining: usize, redirect: Redirect) -> Result<()> {
         let at = self.path.len().saturating_sub(remaining);
         match redirect {
             Redirect::Relative(name) => {
@@ -80,7 +80,12 @@ impl<'a> Trail<'a> {
                 // What hid the old path says nothing of the new one.
                 self.stop = false;
             }
+            Redirect::Invalid(value) => {
+                let value = value.escape_ascii();
+                return Err(Error::broken(format!("following the redirect {value}")));
+            }
         }
+        Ok(())
     }
 
     /// The next layer's directory.
@@ -137,7 +142,7 @@ impl<'a> Trail<'a> {
             if marks.opacity == Opacity::Opaque {
                 self.stop = true;
             } else if let Some(redirect) = marks.redirect {
-                self.replace(remaining, redirect);
+                self.replace(remaining, redirect)?;
             }
             directory = next;
             remaining -= 1;
@@ -224,7 +229,7 @@ impl Stack {
         let mut redirect = marks.redirect;
         loop {
             if let Some(redirect) = redirect {
-                trail.redirect(redirect);
+                trail.redirect(redirect)?;
             }
             let Some((directory, name)) = trail.next_file()? else {
                 break;

@@ -165,3 +165,97 @@ fn merge_below(top: u16, rest: &[Item], below: &mut Vec<u16>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: What = What::Object(FileKind::Regular);
+    const DIRECTORY: What = What::Object(FileKind::Directory);
+
+    fn merge(branches: &[&[(&str, What)]]) -> Listing {
+        let mut merge = Merge::default();
+        for branch in branches {
+            for (name, what) in *branch {
+                merge.scan.entries.push(Scanned {
+                    start: merge.scan.names.len() as u32,
+                    length: name.len() as u8,
+                    what: *what,
+                });
+                merge.scan.names.extend_from_slice(name.as_bytes());
+            }
+            merge.end_branch().expect("few branches");
+        }
+        merge.finish().expect("few names")
+    }
+
+    #[test]
+    fn branches_below_a_directory() {
+        let hidden = What::HiddenBelow;
+        let cases: [(&[(usize, What)], Option<(u16, &[u16])>); 10] = [
+            (
+                &[(0, DIRECTORY), (1, DIRECTORY), (3, DIRECTORY)],
+                Some((0, &[1, 3])),
+            ),
+            (&[(1, DIRECTORY), (2, FILE), (3, DIRECTORY)], Some((1, &[]))),
+            (
+                &[(0, DIRECTORY), (1, What::Whiteout), (2, DIRECTORY)],
+                Some((0, &[])),
+            ),
+            (
+                &[(0, DIRECTORY), (1, hidden), (1, DIRECTORY), (2, DIRECTORY)],
+                Some((0, &[1])),
+            ),
+            (
+                &[(0, hidden), (0, DIRECTORY), (1, DIRECTORY)],
+                Some((0, &[])),
+            ),
+            (&[(0, hidden), (1, DIRECTORY)], None),
+            (&[(0, What::Whiteout), (1, FILE)], None),
+            (&[(0, FILE), (1, DIRECTORY)], Some((0, &[]))),
+            (
+                &[(0, DIRECTORY), (0, DIRECTORY), (1, DIRECTORY)],
+                Some((0, &[1])),
+            ),
+            (&[(2, FILE)], Some((2, &[]))),
+        ];
+        for (case, expected) in cases {
+            let branch = |branch| -> Vec<(&str, What)> {
+                let here = case.iter().filter(|(at, _)| *at == branch);
+                here.map(|(_, what)| ("name", *what)).collect()
+            };
+            let branches = [branch(0), branch(1), branch(2), branch(3)];
+            let branches: Vec<&[(&str, What)]> = branches.iter().map(Vec::as_slice).collect();
+            let listing = merge(&branches);
+            let found = listing
+                .find(b"name")
+                .map(|found| (found.branch, found.below));
+            assert_eq!(found, expected, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_sorted_and_found() {
+        let listing = merge(&[
+            &[("b", FILE), ("a", FILE), ("d", DIRECTORY)],
+            &[
+                ("c", FILE),
+                ("a", FILE),
+                ("e", What::Whiteout),
+                ("d", DIRECTORY),
+            ],
+        ]);
+        let names = (0..).map_while(|position| listing.get(position));
+        let names: Vec<&[u8]> = names.map(|found| found.name).collect();
+        assert_eq!(names, [b"a", b"b", b"c", b"d"]);
+        assert_eq!(listing.len(), 4);
+        assert_eq!(
+            listing.find(b"d").map(|found| found.below),
+            Some(&[1u16][..])
+        );
+        for absent in [&b""[..], b"aa", b"e", b"z"] {
+            assert_eq!(listing.find(absent), None);
+        }
+        assert!(merge(&[]).find(b"a").is_none());
+    }
+}

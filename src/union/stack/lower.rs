@@ -186,3 +186,67 @@ impl Handles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_reach_everything() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let names: Vec<String> = (0..20).map(|n| format!("{n}")).collect();
+        let mut path = dir.path().to_owned();
+        for name in &names {
+            path.push(name);
+            std::fs::create_dir(&path)?;
+        }
+        std::fs::write(path.join("leaf"), "")?;
+        for capacity in [1, 2, 3, 100] {
+            let layer = DirectoryLayer::open(dir.path())?;
+            let handles = Handles::with_capacity(Box::new([layer]), capacity);
+            let mut chain = vec![LowerDirectory::root(0)];
+            for name in &names {
+                let below = LowerDirectory::below(&chain[chain.len() - 1], name.as_bytes());
+                chain.push(Arc::new(below));
+            }
+            for at in [20, 0, 10, 20, 19, 20] {
+                let open = handles.get(&chain[at])?;
+                assert_eq!(open.stat(b"leaf").is_ok(), at == 20);
+                assert_eq!(
+                    handles.listable(&chain[at])?.stat(b"leaf").is_ok(),
+                    at == 20
+                );
+            }
+            assert!(handles.cache.lock().len() <= capacity);
+            assert!(handles.layer(1).is_err());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn running_out_of_descriptors_closes_some_and_tries_again() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("d"))?;
+        let handles = Handles::with_capacity(Box::new([DirectoryLayer::open(dir.path())?]), 4);
+        let root = LowerDirectory::root(0);
+        for _ in 0..4 {
+            handles.get(&LowerDirectory::below(&root, b"d"))?;
+        }
+        let tries = AtomicU64::new(0);
+        let result = handles.making_room(|| match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            _ => Ok(handles.cache.lock().len()),
+        });
+        assert_eq!(result?, 2);
+        Ok(())
+    }
+
+    #[test]
+    fn long_chains_are_dropped_without_recursion() {
+        let mut at = LowerDirectory::root(0);
+        for _ in 0..200_000 {
+            at = Arc::new(LowerDirectory::below(&at, b"d"));
+        }
+        drop(at);
+    }
+}

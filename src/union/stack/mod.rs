@@ -28,6 +28,7 @@ mod xattr;
 use std::borrow::Cow;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
@@ -71,6 +72,8 @@ pub struct Stack {
     numbers: Numbers,
     nodes: NodeTable,
     listings: Listings,
+    /// The device on which this union is shown; 0 while it is none.
+    own_device: AtomicU64,
 }
 
 /// An error of a system call on a layer.
@@ -114,6 +117,7 @@ impl Stack {
             numbers,
             nodes: NodeTable::new(&root),
             listings: Listings::new(LISTED_ENTRIES),
+            own_device: AtomicU64::new(0),
         })
     }
 
@@ -140,7 +144,7 @@ impl Stack {
                 object
             }
         };
-        Ok(Some(*self.hold(object)?.object.attributes()))
+        Ok(Some(self.hold(object)?.object.attributes()))
     }
 
     /// See [`super::Union::forget`].
@@ -151,6 +155,12 @@ impl Stack {
             self.listings.remove(directory.top.id);
             self.handles.forget(&directory.top);
         }
+    }
+
+    /// Says on which device (`st_dev`) this union is mounted. Where a layer contains that mount
+    /// point, it is shown as an empty directory: reading it would be a request to ourselves.
+    pub fn set_own_device(&self, device: u64) {
+        self.own_device.store(device, Ordering::Relaxed);
     }
 
     /// How many nodes are held in memory, the root included.
@@ -164,7 +174,7 @@ impl Stack {
     /// # Errors
     /// As there.
     pub fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
-        Ok(*self.node(node)?.object.attributes())
+        Ok(self.node(node)?.object.attributes())
     }
 
     /// See [`super::Union::read_link`].
@@ -176,7 +186,8 @@ impl Stack {
         let Object::Leaf(leaf) = &node.object else {
             return Err(Errno::EINVAL.into());
         };
-        if leaf.attributes.kind != FileKind::Symlink {
+        let attributes = Attributes::from(leaf.attributes);
+        if attributes.kind != FileKind::Symlink {
             return Err(Errno::EINVAL.into());
         }
         let directory = self.branch(&leaf.parent, leaf.branch)?;
@@ -184,7 +195,7 @@ impl Stack {
         match read() {
             // Where layers keep kinds in attributes, the target is the content of a regular file.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                let size = leaf.attributes.size;
+                let size = attributes.size;
                 self.read_placeholder(directory, &leaf.name, size)
                     .map(Cow::Owned)
             }
@@ -234,11 +245,11 @@ impl Stack {
             };
             if matches!(name, b"." | b"..") {
                 let attributes = object.attributes();
-                return Ok(emit(listed(attributes), attributes));
+                return Ok(emit(listed(&attributes), &attributes));
             }
             let node = self.hold(object)?;
             let attributes = node.object.attributes();
-            let flow = emit(listed(attributes), attributes);
+            let flow = emit(listed(&attributes), &attributes);
             if flow.is_break() {
                 self.forget(attributes.node, 1);
             }
@@ -247,12 +258,7 @@ impl Stack {
     }
 
     /// Goes through the entries of a directory from `offset` on.
-    fn each_entry(
-        &self,
-        directory: NodeNumber,
-        offset: u64,
-        emit: &mut dyn FnMut(&[u8], u64, Object) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn each_entry(&self, directory: NodeNumber, offset: u64, emit: EmitObject<'_>) -> Result<()> {
         let directory = self.directory(directory)?;
         let listing = self.listing(&directory)?;
         let mut offset = offset;
@@ -289,7 +295,8 @@ impl Stack {
             Object::Directory(_) => return Err(Errno::EISDIR.into()),
             Object::Leaf(leaf) => leaf,
         };
-        if leaf.attributes.kind != FileKind::Regular {
+        let attributes = Attributes::from(leaf.attributes);
+        if attributes.kind != FileKind::Regular {
             return Err(Errno::EINVAL.into());
         }
         let marks = if self.has_xattrs(&node)? {
@@ -299,7 +306,7 @@ impl Stack {
         };
         let file = self.open_content(&leaf.parent, leaf.branch, &leaf.name, marks)?;
         let stat = at::stat_file(&file).map_err(|error| failed(error, "opening a file"))?;
-        if stat.mode & libc::S_IFMT != libc::S_IFREG || stat.size != leaf.attributes.size {
+        if stat.mode & libc::S_IFMT != libc::S_IFREG || stat.size != attributes.size {
             return Err(Errno::ESTALE.into());
         }
         Ok(OpenContent {
@@ -310,6 +317,9 @@ impl Stack {
         })
     }
 }
+
+/// Takes a name, the offset behind it, and what it stands for.
+type EmitObject<'a> = &'a mut dyn FnMut(&[u8], u64, Object) -> Result<ControlFlow<()>>;
 
 /// Entries of listings that are kept in memory: about 10 MiB.
 const LISTED_ENTRIES: usize = 200_000;

@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::directory::Directory;
+use crate::layer::{FileKind, Timestamp};
 use crate::union::{Attributes, NodeNumber};
 
 /// Something other than a directory.
@@ -29,7 +30,87 @@ pub(super) struct Leaf {
     /// The name there.
     pub(super) name: Box<[u8]>,
     /// What stat(2) tells of it.
-    pub(super) attributes: Attributes,
+    pub(super) attributes: Compact,
+}
+
+/// [`Attributes`] without padding: most of the memory of a mount are these.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compact {
+    node: NodeNumber,
+    /// Of devices the numbers, of all others the size.
+    size_or_device: u64,
+    blocks: u64,
+    seconds: [i64; 3],
+    nanoseconds: [u32; 3],
+    nlink: u32,
+    uid: u32,
+    gid: u32,
+    permissions: u16,
+    kind: FileKind,
+}
+
+impl Compact {
+    fn has_device(kind: FileKind) -> bool {
+        matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
+    }
+
+    pub(super) fn renumber(&mut self, node: NodeNumber) {
+        self.node = node;
+    }
+}
+
+impl From<Attributes> for Compact {
+    fn from(from: Attributes) -> Compact {
+        let (major, minor) = from.device;
+        let times = [from.atime, from.mtime, from.ctime];
+        Compact {
+            node: from.node,
+            size_or_device: if Compact::has_device(from.kind) {
+                (u64::from(major) << 32) | u64::from(minor)
+            } else {
+                from.size
+            },
+            blocks: from.blocks,
+            seconds: times.map(|time| time.seconds),
+            nanoseconds: times.map(|time| time.nanoseconds),
+            nlink: from.nlink,
+            uid: from.uid,
+            gid: from.gid,
+            permissions: from.permissions,
+            kind: from.kind,
+        }
+    }
+}
+
+impl From<Compact> for Attributes {
+    fn from(from: Compact) -> Attributes {
+        let time = |seconds, nanoseconds| Timestamp {
+            seconds,
+            nanoseconds,
+        };
+        let [atime, mtime, ctime] = from.seconds;
+        let [atime_ns, mtime_ns, ctime_ns] = from.nanoseconds;
+        let number = from.size_or_device;
+        let has_device = Compact::has_device(from.kind);
+        Attributes {
+            node: from.node,
+            kind: from.kind,
+            permissions: from.permissions,
+            nlink: from.nlink,
+            uid: from.uid,
+            gid: from.gid,
+            device: if has_device {
+                ((number >> 32) as u32, number as u32)
+            } else {
+                (0, 0)
+            },
+            size: if has_device { 0 } else { number },
+            blocks: from.blocks,
+            atime: time(atime, atime_ns),
+            mtime: time(mtime, mtime_ns),
+            ctime: time(ctime, ctime_ns),
+        }
+    }
 }
 
 /// What a node is.
@@ -40,10 +121,17 @@ pub(super) enum Object {
 }
 
 impl Object {
-    pub(super) fn attributes(&self) -> &Attributes {
+    pub(super) fn attributes(&self) -> Attributes {
         match self {
-            Object::Directory(directory) => &directory.attributes,
-            Object::Leaf(leaf) => &leaf.attributes,
+            Object::Directory(directory) => directory.attributes,
+            Object::Leaf(leaf) => leaf.attributes.into(),
+        }
+    }
+
+    pub(super) fn number(&self) -> NodeNumber {
+        match self {
+            Object::Directory(directory) => directory.attributes.node,
+            Object::Leaf(leaf) => leaf.attributes.node,
         }
     }
 
@@ -87,24 +175,26 @@ pub(super) struct Node {
 
 const SHARDS: usize = 16;
 
+type Shard = RwLock<HashMap<u64, Arc<Node>>>;
+
 /// The nodes in use, by number.
 #[derive(Debug)]
 pub(super) struct NodeTable {
-    shards: [RwLock<HashMap<u64, Arc<Node>>>; SHARDS],
+    shards: Box<[Shard; SHARDS]>,
 }
 
 impl NodeTable {
     pub(super) fn new(root: &Arc<Directory>) -> NodeTable {
         let table = NodeTable {
-            shards: std::array::from_fn(|_| RwLock::default()),
+            shards: Box::new(std::array::from_fn(|_| RwLock::default())),
         };
         // One reference that nobody gives back.
         drop(table.hold(Object::Directory(Arc::clone(root))));
         table
     }
 
-    fn shard(&self, number: u64) -> &RwLock<HashMap<u64, Arc<Node>>> {
-        let [first, ..] = &self.shards;
+    fn shard(&self, number: u64) -> &Shard {
+        let [first, ..] = &*self.shards;
         self.shards.get(number as usize % SHARDS).unwrap_or(first)
     }
 
@@ -114,14 +204,14 @@ impl NodeTable {
 
     /// Whether the number of `object` belongs to something else at present.
     pub(super) fn is_taken_from(&self, object: &Object) -> bool {
-        let number = object.attributes().node.0;
+        let number = object.number().0;
         (self.shard(number).read().get(&number)).is_some_and(|node| !node.object.is_same(object))
     }
 
     /// Takes a reference to the node of `object`, which becomes one if it is not one yet; gives
     /// `object` back when its number belongs to something else.
     pub(super) fn hold(&self, object: Object) -> Result<Arc<Node>, Object> {
-        let number = object.attributes().node.0;
+        let number = object.number().0;
         let shard = self.shard(number);
         let known = |node: &Arc<Node>, object: Object| {
             if !node.object.is_same(&object) {
@@ -235,7 +325,7 @@ impl Numbers {
     pub(super) fn inode(&self, device: u64, ino: u64) -> Result<u64, Identity> {
         let filesystem = self.filesystem(device);
         let fits = ino >> INODE_BITS == 0 && filesystem >> FILESYSTEM_BITS == 0;
-        let number = filesystem << INODE_BITS | ino;
+        let number = (filesystem << INODE_BITS) | ino;
         // 1 is the root of the union, and 0 is no number.
         if fits && number > NodeNumber::ROOT.0 {
             Ok(number)
@@ -268,11 +358,76 @@ impl Numbers {
             }
             Identity::Place { parent, name } => xxh3_64_with_seed(name, *parent),
         };
-        let mut number = hash % RESERVED | RESERVED;
+        let mut number = (hash % RESERVED) | RESERVED;
         while !reserved.taken.insert(number) {
-            number = (number + 1) % RESERVED | RESERVED;
+            number = ((number + 1) % RESERVED) | RESERVED;
         }
         reserved.numbers.insert(identity, number);
         number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_inodes() {
+        let numbers = Numbers::new([7, 9, 7].into_iter());
+        assert_eq!(numbers.inode(7, 2), Ok(2));
+        assert_eq!(numbers.inode(9, 2), Ok((1 << INODE_BITS) + 2));
+        // A device that appears later does not change the others.
+        assert_eq!(numbers.inode(1, 2), Ok((2 << INODE_BITS) + 2));
+        assert_eq!(numbers.inode(7, 2), Ok(2));
+        for (device, ino) in [(7, 0), (7, 1), (7, 1 << INODE_BITS), (9, u64::MAX)] {
+            assert!(numbers.inode(device, ino).is_err(), "{device} {ino}");
+        }
+        assert!(numbers.inode(9, 1).is_ok());
+    }
+
+    #[test]
+    fn reserved_numbers_are_kept_and_never_shared() {
+        let numbers = Numbers::default();
+        let identity = |ino| Identity::Inode { filesystem: 0, ino };
+        assert_eq!(numbers.known(&identity(0)), None);
+        let all: HashSet<u64> = (0..1000)
+            .map(|ino| numbers.reserve(identity(ino)))
+            .collect();
+        assert_eq!(all.len(), 1000);
+        for ino in 0..1000 {
+            let number = numbers.reserve(identity(ino));
+            assert!(all.contains(&number) && number >= RESERVED);
+            assert_eq!(numbers.known(&identity(ino)), Some(number));
+        }
+    }
+
+    #[test]
+    fn compact_attributes_are_complete() {
+        let time = |seconds, nanoseconds| Timestamp {
+            seconds,
+            nanoseconds,
+        };
+        for (kind, size, device) in [
+            (FileKind::Regular, u64::MAX, (0, 0)),
+            (FileKind::BlockDevice, 0, (u32::MAX, 3)),
+            (FileKind::CharDevice, 0, (4, u32::MAX)),
+        ] {
+            let attributes = Attributes {
+                node: NodeNumber(8),
+                kind,
+                permissions: 0o7777,
+                nlink: 1,
+                uid: 2,
+                gid: 3,
+                device,
+                size,
+                blocks: 4,
+                atime: time(i64::MIN, 5),
+                mtime: time(-1, 999_999_999),
+                ctime: time(i64::MAX, 0),
+            };
+            assert_eq!(Attributes::from(Compact::from(attributes)), attributes);
+        }
+        assert!(size_of::<Node>() <= 144);
     }
 }

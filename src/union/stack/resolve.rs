@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
@@ -191,6 +192,9 @@ impl Stack {
             let node = self.directory_number(parent, branch, found.name, &stat);
             let attributes = attributes(node)?;
             let directory = self.subdirectory(parent, found, attributes, stat.mount_root)?;
+            if stat.dev == self.own_device.load(Ordering::Relaxed) {
+                directory.branches.get_or_init(Box::default);
+            }
             return Ok(Some(self.settle(Object::Directory(Arc::new(directory)))));
         }
         let node = match self.numbers.inode(stat.dev, stat.ino) {
@@ -208,7 +212,7 @@ impl Stack {
             parent: Arc::clone(parent),
             branch: found.branch,
             name: Box::from(found.name),
-            attributes,
+            attributes: attributes.into(),
         };
         Ok(Some(self.settle(Object::Leaf(leaf))))
     }
@@ -274,9 +278,9 @@ impl Stack {
             Object::Leaf(leaf) => {
                 // Something that is no file system of ours, so that it is no other identity.
                 let filesystem = u64::MAX;
-                let ino = leaf.attributes.node.0;
+                let ino = Attributes::from(leaf.attributes).node.0;
                 let number = self.numbers.reserve(Identity::Inode { filesystem, ino });
-                leaf.attributes.node = NodeNumber(number);
+                leaf.attributes.renumber(NodeNumber(number));
             }
             Object::Directory(directory) => {
                 let parent = directory.parent.as_ref().map_or(0, |p| p.attributes.node.0);
