@@ -285,9 +285,19 @@ impl Filesystem for Adapter {
             let (attributes, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
             let number = attributes.ino;
             self.told(number);
-            full(reply.add(number, entry.next_offset, name, &FOREVER, &attributes, GENERATION))
+            full(reply.add(
+                number,
+                entry.next_offset,
+                name,
+                &FOREVER,
+                &attributes,
+                GENERATION,
+            ))
         };
-        let list = || self.overlay.list_with_attributes(node(ino), offset, &mut add);
+        let list = || {
+            self.overlay
+                .list_with_attributes(node(ino), offset, &mut add)
+        };
         let listed = self.answer("readdirplus", ino, list);
         self.listed(ino, at_end);
         match listed {

@@ -9,7 +9,11 @@ pub(super) struct Bits(Box<[AtomicU64]>);
 impl Bits {
     pub(super) fn new(count: u64) -> Bits {
         let words = usize::try_from(count.div_ceil(64)).unwrap_or(0);
-        Bits(std::iter::repeat_with(AtomicU64::default).take(words).collect())
+        Bits(
+            std::iter::repeat_with(AtomicU64::default)
+                .take(words)
+                .collect(),
+        )
     }
 
     fn word(&self, number: u64) -> Option<(&AtomicU64, u64)> {
@@ -18,7 +22,8 @@ impl Bits {
     }
 
     pub(super) fn get(&self, number: u64) -> bool {
-        self.word(number).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+        self.word(number)
+            .is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
     }
 
     /// Puts a number in, and tells whether it was there.
@@ -31,9 +36,9 @@ impl Bits {
     pub(super) fn clear(&self, number: u64) -> bool {
         // Most numbers are not there, and looking is cheaper than writing.
         self.get(number)
-            && self.word(number).is_some_and(|(word, bit)| {
-                word.fetch_and(!bit, Ordering::Relaxed) & bit != 0
-            })
+            && self
+                .word(number)
+                .is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0)
     }
 }
 

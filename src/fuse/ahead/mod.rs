@@ -57,7 +57,11 @@ enum Hint {
     /// Store what follows this node.
     After { node: NodeNumber, budget: u64 },
     /// Store what is in this directory.
-    In { directory: NodeNumber, budget: u64, leave_out: bool },
+    In {
+        directory: NodeNumber,
+        budget: u64,
+        leave_out: bool,
+    },
 }
 
 /// The end of the handlers.
@@ -80,7 +84,13 @@ impl Ahead {
         });
         let (sender, receiver) = sync_channel(QUEUE);
         let worker = Worker::new(Arc::clone(overlay), Arc::clone(&shared), receiver);
-        Some((Ahead { shared, worker: sender }, worker))
+        Some((
+            Ahead {
+                shared,
+                worker: sender,
+            },
+            worker,
+        ))
     }
 
     /// The kernel was told of `node`.
@@ -103,7 +113,9 @@ impl Ahead {
             left_out: shared.left_out.clear(node.0),
             stored: shared.done.set(node.0),
         };
-        let Some(mut pattern) = shared.pattern.try_lock() else { return };
+        let Some(mut pattern) = shared.pattern.try_lock() else {
+            return;
+        };
         let advice = pattern.read(read);
         drop(pattern);
         if advice.dropped {
@@ -112,17 +124,26 @@ impl Ahead {
             }
         }
         if advice.budget > 0 {
-            self.send(Hint::After { node, budget: advice.budget });
+            self.send(Hint::After {
+                node,
+                budget: advice.budget,
+            });
         }
     }
 
     /// The kernel has seen all of `directory`.
     pub(super) fn listed(&self, directory: NodeNumber) {
-        let Some(mut pattern) = self.shared.pattern.try_lock() else { return };
+        let Some(mut pattern) = self.shared.pattern.try_lock() else {
+            return;
+        };
         let advice = pattern.listed();
         drop(pattern);
         if let Some((budget, leave_out)) = advice {
-            self.send(Hint::In { directory, budget, leave_out });
+            self.send(Hint::In {
+                directory,
+                budget,
+                leave_out,
+            });
         }
     }
 

@@ -109,10 +109,26 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    const IN_ORDER: Read = Read { in_order: true, left_out: false, stored: false };
-    const ELSEWHERE: Read = Read { in_order: false, left_out: false, stored: false };
-    const LEFT_OUT: Read = Read { in_order: true, left_out: true, stored: false };
-    const STORED: Read = Read { in_order: true, left_out: false, stored: true };
+    const IN_ORDER: Read = Read {
+        in_order: true,
+        left_out: false,
+        stored: false,
+    };
+    const ELSEWHERE: Read = Read {
+        in_order: false,
+        left_out: false,
+        stored: false,
+    };
+    const LEFT_OUT: Read = Read {
+        in_order: true,
+        left_out: true,
+        stored: false,
+    };
+    const STORED: Read = Read {
+        in_order: true,
+        left_out: false,
+        stored: true,
+    };
 
     #[test]
     fn reads_in_order_open_a_window_and_hits_widen_it() {
@@ -149,7 +165,9 @@ mod tests {
     #[test]
     fn a_dropped_cache_is_noticed() {
         let mut pattern = Pattern::default();
-        let dropped = (0..DROPPED).filter(|_| pattern.read(STORED).dropped).count();
+        let dropped = (0..DROPPED)
+            .filter(|_| pattern.read(STORED).dropped)
+            .count();
         assert_eq!(dropped, 1);
     }
 }

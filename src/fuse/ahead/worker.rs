@@ -41,12 +41,14 @@ pub(in crate::fuse) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(
-        overlay: Arc<Overlay>,
-        shared: Arc<Shared>,
-        hints: Receiver<Hint>,
-    ) -> Worker {
-        Worker { overlay, shared, hints, batch: Vec::new(), buffer: Vec::new() }
+    pub(super) fn new(overlay: Arc<Overlay>, shared: Arc<Shared>, hints: Receiver<Hint>) -> Worker {
+        Worker {
+            overlay,
+            shared,
+            hints,
+            batch: Vec::new(),
+            buffer: Vec::new(),
+        }
     }
 
     /// Starts the thread. It ends when the handlers are gone.
@@ -60,7 +62,11 @@ impl Worker {
         while let Ok(hint) = self.hints.recv() {
             match hint {
                 Hint::After { node, budget } => self.after(notifier, node, budget),
-                Hint::In { directory, budget, leave_out } => {
+                Hint::In {
+                    directory,
+                    budget,
+                    leave_out,
+                } => {
                     self.inside(notifier, directory, budget, leave_out);
                 }
             }
@@ -88,7 +94,9 @@ impl Worker {
                 // Beyond the last node.
                 Err(_) => return,
             };
-            let Some(content) = content.filter(|content| content.size <= SMALL) else { continue };
+            let Some(content) = content.filter(|content| content.size <= SMALL) else {
+                continue;
+            };
             if self.shared.left_out.get(next) {
                 leave_out = false;
                 continue;
@@ -102,7 +110,13 @@ impl Worker {
                 continue;
             }
             left = left.saturating_sub(content.size);
-            self.add(notifier, Item { node: NodeNumber(next), content });
+            self.add(
+                notifier,
+                Item {
+                    node: NodeNumber(next),
+                    content,
+                },
+            );
             if left == 0 {
                 return;
             }
@@ -110,13 +124,7 @@ impl Worker {
     }
 
     /// Stores the files of a directory; with `leave_out` all but the last.
-    fn inside(
-        &mut self,
-        notifier: &Notifier,
-        directory: NodeNumber,
-        budget: u64,
-        leave_out: bool,
-    ) {
+    fn inside(&mut self, notifier: &Notifier, directory: NodeNumber, budget: u64, leave_out: bool) {
         let mut left = budget;
         let mut items = Vec::new();
         let overlay = Arc::clone(&self.overlay);
@@ -126,9 +134,16 @@ impl Worker {
                 && !self.shared.done.get(entry.node.0)
             {
                 left = left.saturating_sub(content.size);
-                items.push(Item { node: entry.node, content });
+                items.push(Item {
+                    node: entry.node,
+                    content,
+                });
             }
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         if let Err(error) = listed {
             log::debug!("read-ahead in directory {}: {error}", directory.0);
@@ -163,7 +178,9 @@ impl Worker {
 
     /// Reads the batch in one go and stores it file by file.
     fn flush(&mut self, notifier: &Notifier) {
-        let (Some(first), Some(last)) = (self.batch.first(), self.batch.last()) else { return };
+        let (Some(first), Some(last)) = (self.batch.first(), self.batch.last()) else {
+            return;
+        };
         let start = first.content.start;
         let length = last.content.start + last.content.size - start;
         let length = usize::try_from(length).unwrap_or(0);
