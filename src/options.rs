@@ -10,10 +10,14 @@
 //! * An option that nobody knows is a warning, or an error with `strict`: runtimes pass options of
 //!   the kernel's overlay on without asking.
 
+mod print;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+
+use crate::idmap::{IdMap, IdRanges};
 
 /// How contents reach readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,17 +29,6 @@ pub enum DataMode {
     Passthrough,
     /// Through the page cache of the mount.
     Cached,
-}
-
-/// A range of ids: `length` ids from `stored` on are shown as ids from `shown` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    /// First id in the layer.
-    pub stored: u32,
-    /// First id that users see.
-    pub shown: u32,
-    /// Number of ids.
-    pub length: u32,
 }
 
 /// Something odd that does not prevent the mount.
@@ -100,14 +93,8 @@ pub struct MountOptions {
     pub data: DataMode,
     /// `stack_depth=1|2`: 2 allows passthrough for a store that lies on an overlay.
     pub stack_depth: Option<u32>,
-    /// `uidmapping=`, `uidmap=`
-    pub uid_mapping: Vec<IdRange>,
-    /// `gidmapping=`, `gidmap=`
-    pub gid_mapping: Vec<IdRange>,
-    /// `squash_to_uid=`, and 0 by `squash_to_root`
-    pub squash_uid: Option<u32>,
-    /// `squash_to_gid=`, and 0 by `squash_to_root`
-    pub squash_gid: Option<u32>,
+    /// `uidmapping=`, `gidmapping=`, `squash_to_uid=`, `squash_to_gid=`, `squash_to_root`
+    pub ids: IdMap,
     /// `xattr_permissions=1|2`: owners and modes are kept in an attribute.
     pub xattr_permissions: u8,
     /// `noacl`
@@ -196,17 +183,17 @@ impl MountOptions {
             ("stack_depth", Some(b"2")) => self.stack_depth = Some(2),
             ("stack_depth", _) => return Err(wrong("must be 1 or 2")),
             ("uidmapping" | "uidmap", Some(value)) => {
-                self.uid_mapping = ranges(value).map_err(wrong)?;
+                self.ids.users = ranges(value).ok_or(wrong(RANGES))?;
             }
             ("gidmapping" | "gidmap", Some(value)) => {
-                self.gid_mapping = ranges(value).map_err(wrong)?;
+                self.ids.groups = ranges(value).ok_or(wrong(RANGES))?;
             }
-            ("squash_to_root", None) => (self.squash_uid, self.squash_gid) = (Some(0), Some(0)),
+            ("squash_to_root", None) => self.ids.squash_to_root = true,
             ("squash_to_uid", Some(value)) => {
-                self.squash_uid = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
+                self.ids.squash_to_uid = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
             }
             ("squash_to_gid", Some(value)) => {
-                self.squash_gid = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
+                self.ids.squash_to_gid = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
             }
             ("xattr_permissions", Some(value)) => {
                 self.xattr_permissions = match value {
@@ -266,69 +253,11 @@ impl MountOptions {
             reason,
         });
     }
-
-    /// The options as one list that [`MountOptions::parse`] reads back. Warnings are not printed.
-    #[must_use]
-    pub fn print(&self) -> OsString {
-        let mut list = Printer(Vec::new());
-        if !self.lowers.is_empty() || !self.data_only.is_empty() {
-            list.layers(&self.lowers, &self.data_only);
-        }
-        list.path("upperdir", self.upper.as_ref());
-        list.path("workdir", self.work.as_ref());
-        list.path("root", self.root.as_ref());
-        list.value("fsname", self.source.as_deref());
-        list.value("context", self.context.as_deref());
-        let word = |word: &'static str| Some(OsStr::new(word));
-        list.value(
-            "data",
-            match self.data {
-                DataMode::Auto => None,
-                DataMode::Passthrough => word("passthrough"),
-                DataMode::Cached => word("cached"),
-            },
-        );
-        list.number("stack_depth", self.stack_depth);
-        list.ranges("uidmapping", &self.uid_mapping);
-        list.ranges("gidmapping", &self.gid_mapping);
-        list.number("squash_to_uid", self.squash_uid);
-        list.number("squash_to_gid", self.squash_gid);
-        let kept = Some(u32::from(self.xattr_permissions)).filter(|&kept| kept != 0);
-        list.number("xattr_permissions", kept);
-        let on_off = |on: bool| if on { "on" } else { "off" };
-        list.value("metacopy", self.metacopy.map(on_off).map(OsStr::new));
-        list.value(
-            "redirect_dir",
-            self.redirect_dir.map(on_off).map(OsStr::new),
-        );
-        list.number("noxattrs", self.noxattrs.then_some(1));
-        for (name, on) in [
-            ("ro", self.read_only == Some(true)),
-            ("rw", self.read_only == Some(false)),
-            ("nosuid", self.nosuid),
-            ("nodev", self.nodev),
-            ("noexec", self.noexec),
-            ("noatime", self.noatime),
-            ("nodiratime", self.nodiratime),
-            ("strictatime", self.strictatime),
-            ("allow_other", self.allow_other),
-            ("default_permissions", self.default_permissions),
-            ("noacl", self.noacl),
-            ("volatile", self.volatile),
-            ("userxattr", self.userxattr),
-            ("strict", self.strict),
-            ("provenance", self.provenance),
-        ] {
-            if on {
-                list.item(name.as_bytes());
-            }
-        }
-        OsString::from_vec(list.0)
-    }
 }
 
 const EMPTY: &str = "needs a path";
 const NOT_A_NUMBER: &str = "needs a number";
+const RANGES: &str = "must be made of ID:ID:LENGTH";
 const SWITCH: &str = "must be on or off";
 
 /// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
@@ -505,81 +434,130 @@ fn flag(value: Option<&[u8]>) -> Option<bool> {
     value.map_or(Some(true), switch)
 }
 
-/// Reads `stored:shown:length[:stored:shown:length...]`.
-fn ranges(value: &[u8]) -> Result<Vec<IdRange>, &'static str> {
-    const SHAPE: &str = "must be made of ID:ID:LENGTH";
-    let numbers: Option<Vec<u32>> = value.split(|&byte| byte == b':').map(number).collect();
-    let numbers = numbers.ok_or(SHAPE)?;
-    let (triples, rest) = numbers.as_chunks::<3>();
-    if !rest.is_empty() {
-        return Err(SHAPE);
-    }
-    Ok(triples
-        .iter()
-        .map(|&[stored, shown, length]| IdRange {
-            stored,
-            shown,
-            length,
-        })
-        .collect())
+fn ranges(value: &[u8]) -> Option<IdRanges> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-struct Printer(Vec<u8>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Printer {
-    fn item(&mut self, item: &[u8]) {
-        if !self.0.is_empty() {
-            self.0.push(b',');
-        }
-        self.0.extend_from_slice(item);
+    fn parse(list: &str) -> MountOptions {
+        MountOptions::parse([list]).unwrap_or_else(|error| panic!("{list}: {error}"))
     }
 
-    fn escaped(&mut self, value: &[u8], special: &[u8]) {
-        for byte in value {
-            if special.contains(byte) {
-                self.0.push(b'\\');
-            }
-            self.0.push(*byte);
-        }
-    }
-
-    fn value(&mut self, name: &str, value: Option<&OsStr>) {
-        if let Some(value) = value {
-            self.item(name.as_bytes());
-            self.0.push(b'=');
-            self.escaped(value.as_bytes(), b",\\\"");
-        }
-    }
-
-    fn path(&mut self, name: &str, path: Option<&PathBuf>) {
-        self.value(name, path.map(|path| path.as_os_str()));
-    }
-
-    fn number(&mut self, name: &str, number: Option<u32>) {
-        let number = number.map(|number| OsString::from(number.to_string()));
-        self.value(name, number.as_deref());
-    }
-
-    fn ranges(&mut self, name: &str, ranges: &[IdRange]) {
-        let words: Vec<String> = ranges
+    fn paths(paths: &[PathBuf]) -> Vec<&[u8]> {
+        paths
             .iter()
-            .map(|range| format!("{}:{}:{}", range.stored, range.shown, range.length))
-            .collect();
-        let joined = OsString::from(words.join(":"));
-        self.value(name, (!words.is_empty()).then_some(joined.as_os_str()));
+            .map(|path| path.as_os_str().as_bytes())
+            .collect()
     }
 
-    fn layers(&mut self, lowers: &[PathBuf], data_only: &[PathBuf]) {
-        self.item(b"lowerdir=");
-        for (at, layer) in lowers.iter().enumerate() {
-            if at > 0 {
-                self.0.push(b':');
-            }
-            self.escaped(layer.as_os_str().as_bytes(), b",:\\\"");
+    #[test]
+    fn lower_directories_are_cut_at_colons_that_are_not_escaped() {
+        let options = parse(r"lowerdir=/a:/b\:c:/d\,e:/f\\::/data::/more");
+        let lowers: [&[u8]; 4] = [b"/a", b"/b:c", b"/d,e", b"/f\\"];
+        assert_eq!(paths(&options.lowers), lowers);
+        let data: [&[u8]; 2] = [b"/data", b"/more"];
+        assert_eq!(paths(&options.data_only), data);
+    }
+
+    #[test]
+    fn what_podman_passes_is_read() {
+        let options = parse(
+            "metacopy=on,lowerdir=/l/A:/l/B/../diff2,upperdir=/u,workdir=/w,volatile,\
+             context=\"system_u:object_r:container_file_t:s0:c1,c2\",\
+             uidmapping=0:1000:1:1:100000:65536,gidmapping=0:1000:1,xattr_permissions=2",
+        );
+        assert_eq!(options.warnings, []);
+        let context = "system_u:object_r:container_file_t:s0:c1,c2";
+        assert_eq!(options.context.as_deref(), Some(OsStr::new(context)));
+        assert_eq!(options.ids.users.shown(3), 100_002);
+        assert_eq!(options.xattr_permissions, 2);
+        assert!(options.volatile && options.metacopy == Some(true));
+        assert_eq!(options.upper, Some("/u".into()));
+    }
+
+    #[test]
+    fn what_fstab_and_the_helpers_pass_is_quietly_taken() {
+        let options = parse(
+            "rw,dev,suid,defaults,user,noauto,nofail,_netdev,x-systemd.automount,comment=hi,\
+             threaded=0,fast_ino=1,subtype=x,relatime",
+        );
+        assert_eq!(options.warnings, []);
+        assert_eq!(options.read_only, Some(false));
+    }
+
+    #[test]
+    fn later_options_win() {
+        let options = MountOptions::parse(["ro,nosuid,nodev", "suid,rw,dev"]).unwrap();
+        assert_eq!(options, parse("rw"));
+    }
+
+    #[test]
+    fn unknown_options_warn_or_fail() {
+        let options = parse("wobble=1,xino=auto,ro");
+        assert_eq!(options.warnings.len(), 2);
+        let error = MountOptions::parse(["wobble", "strict"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "option 'wobble' is not known and has no effect"
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_errors() {
+        for list in [
+            "data=fast",
+            "lowerdir=",
+            "lowerdir=/a:",
+            "lowerdir=:/a",
+            "lowerdir=/a::/b:/c",
+            "lowerdir=/a:::/b",
+            "upperdir=",
+            "uidmapping=1:2",
+            "gidmapping=a:b:c",
+            "squash_to_uid=root",
+            "stack_depth=3",
+            "metacopy=perhaps",
+            "xattr_permissions=3",
+        ] {
+            assert!(MountOptions::parse([list]).is_err(), "{list}");
         }
-        for layer in data_only {
-            self.0.extend_from_slice(b"::");
-            self.escaped(layer.as_os_str().as_bytes(), b",:\\\"");
-        }
+    }
+
+    #[test]
+    fn what_is_printed_is_read_the_same() {
+        let odd = OsStr::from_bytes(b"/\xff,:\\\"=x");
+        let options = MountOptions {
+            lowers: vec![odd.into(), "/b".into()],
+            data_only: vec!["/d:d".into()],
+            upper: Some(odd.into()),
+            work: Some("\"/w\"".into()),
+            source: Some("\"quoted, twice\"".into()),
+            context: Some("a,b".into()),
+            data: DataMode::Cached,
+            stack_depth: Some(2),
+            ids: IdMap {
+                users: "0:1:2:3:4:5".parse().unwrap(),
+                squash_to_gid: Some(7),
+                squash_to_root: true,
+                ..IdMap::default()
+            },
+            read_only: Some(true),
+            redirect_dir: Some(false),
+            noxattrs: true,
+            volatile: true,
+            provenance: true,
+            root: Some("/store".into()),
+            ..MountOptions::default()
+        };
+        let printed = options.print();
+        assert_eq!(
+            MountOptions::parse([&printed]),
+            Ok(options),
+            "{}",
+            printed.display()
+        );
     }
 }

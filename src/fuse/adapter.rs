@@ -22,7 +22,7 @@ use super::backings::Backings;
 use super::contents::Contents;
 use super::convert::{self, FOREVER, node};
 use super::{Data, Settings};
-use crate::overlay::{Overlay, Result};
+use crate::overlay::{Attributes, Listed, Overlay, Result};
 
 /// Numbers of nodes are never used again, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
@@ -38,7 +38,7 @@ thread_local! {
 pub(super) struct Adapter {
     pub(super) overlay: Arc<Overlay>,
     pub(super) settings: Settings,
-    pub(super) contents: Arc<Contents>,
+    pub(super) contents: Contents,
     pub(super) backings: Backings,
     pub(super) ahead: Option<Ahead>,
 }
@@ -74,6 +74,14 @@ impl Adapter {
     fn told(&self, ino: INodeNo) {
         if let Some(ahead) = &self.ahead {
             ahead.told(node(ino));
+        }
+    }
+
+    /// Notes that the kernel knows all entries of `ino`, which it does when it is told that no
+    /// more follow.
+    fn listed(&self, ino: INodeNo, at_end: bool) {
+        if at_end && let Some(ahead) = &self.ahead {
+            ahead.listed(node(ino));
         }
     }
 
@@ -214,8 +222,10 @@ impl Filesystem for Adapter {
                 Err(errno) => reply.error(errno),
             }
         });
-        if let Some(ahead) = &self.ahead {
-            ahead.seen(node(ino), offset);
+        if offset == 0
+            && let Some(ahead) = &self.ahead
+        {
+            ahead.read(node(ino));
         }
     }
 
@@ -248,7 +258,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut add = |entry: crate::overlay::Listed<'_>| {
+        let mut add = |entry: Listed<'_>| {
             let (number, kind) = (INodeNo(entry.node.0), convert::kind(entry.kind));
             let name = OsStr::from_bytes(entry.name);
             full(reply.add(number, entry.next_offset, kind, name))
@@ -269,10 +279,12 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let mut add = |entry: crate::overlay::Listed<'_>, found: &crate::overlay::Attributes| {
+        let mut at_end = offset > 0;
+        let mut add = |entry: Listed<'_>, found: &Attributes| {
+            at_end = false;
             let (attributes, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
-            self.told(attributes.ino);
             let number = attributes.ino;
+            self.told(number);
             full(reply.add(
                 number,
                 entry.next_offset,
@@ -286,7 +298,9 @@ impl Filesystem for Adapter {
             self.overlay
                 .list_with_attributes(node(ino), offset, &mut add)
         };
-        match self.answer("readdirplus", ino, list) {
+        let listed = self.answer("readdirplus", ino, list);
+        self.listed(ino, at_end);
+        match listed {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

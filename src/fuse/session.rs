@@ -29,13 +29,9 @@ impl Connection {
     pub fn open(overlay: Arc<Overlay>, device: OwnedFd, settings: Settings) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(settings.threads.max(1));
-        let contents = Arc::new(Contents::new());
-        let (ahead, worker) = if settings.read_ahead {
-            let (ahead, worker) = Ahead::new(Arc::clone(&overlay), Arc::clone(&contents));
-            (Some(ahead), Some(worker))
-        } else {
-            (None, None)
-        };
+        let contents = Contents::new();
+        let ahead = settings.read_ahead.then(|| Ahead::new(&overlay)).flatten();
+        let (ahead, worker) = ahead.unzip();
         let adapter = Adapter {
             overlay,
             settings,

@@ -251,6 +251,18 @@ impl Chain {
         }
     }
 
+    pub(super) fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        let row = self.node(node)?;
+        match row.kind() {
+            NodeKind::Regular(place @ Place::Pack(_)) if row.size() > 0 => {
+                let layer = self.layers.get(usize::from(row.layer()));
+                let layer = layer.ok_or_else(|| Error::broken("a node of no layer"))?;
+                layer.content(place, row.size()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn totals(&self) -> Totals {
         let (bytes, large_bytes) = self.index.content_bytes();
         Totals {

@@ -238,6 +238,18 @@ impl Union {
         each!(self, union => union.open(node))
     }
 
+    /// The content of `node` if it lies in a pack, so that no system call is needed to open it.
+    /// Other nodes, empty files among them, give `None`.
+    ///
+    /// # Errors
+    /// `ESTALE` for a number that names nothing, and always in a stack, whose nodes are in no order.
+    pub fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        match self {
+            Union::Chain(chain) => chain.packed_content(node),
+            Union::Stack(_) => Err(nix::errno::Errno::ESTALE.into()),
+        }
+    }
+
     /// Size figures for statfs(2); a stack does not know them.
     #[must_use]
     pub fn totals(&self) -> Option<Totals> {
