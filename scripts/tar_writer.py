@@ -217,7 +217,7 @@ class Layout:
     """An OCI image layout directory."""
 
     def __init__(self, path):
-        self.path = path
+        self.path, self.manifests = path, []
         os.makedirs(os.path.join(path, "blobs", "sha256"), exist_ok=True)
         with open(os.path.join(path, "oci-layout"), "w") as f:
             f.write('{"imageLayoutVersion": "1.0.0"}')
@@ -228,22 +228,37 @@ class Layout:
             f.write(data)
         return {"mediaType": media_type, "digest": "sha256:" + digest, "size": len(data), **more}
 
-    def image(self, tag, layers, config, history):
-        """`layers`: (tar, blob, media type), the lowest first."""
-        descriptors, diff_ids = [], []
-        for plain, compressed, media_type in layers:
-            descriptors.append(self.blob(compressed, media_type))
-            diff_ids.append("sha256:" + hashlib.sha256(plain).hexdigest())
+    def layer(self, tar, blob, media_type):
+        """A layer for `image`, from its archive and that as it is stored."""
+        return self.blob(blob, media_type), "sha256:" + hashlib.sha256(tar).hexdigest()
+
+    def layer_file(self, tar, blob, media_type):
+        """The same from files; `blob` is moved into the layout."""
+        digest, size = file_digest(blob), os.path.getsize(blob)
+        os.replace(blob, os.path.join(self.path, "blobs", "sha256", digest))
+        return {"mediaType": media_type, "digest": "sha256:" + digest, "size": size}, "sha256:" + file_digest(tar)
+
+    def image(self, tag, layers, config, history=None):
+        """`layers`: what `layer` gave, the lowest first."""
         config = {"architecture": architecture(), "os": "linux", "created": "1970-01-01T00:00:00Z", "config": config,
-                  "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history}
+                  "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
+                  "history": history or [{"created_by": f"layer {n}"} for n in range(len(layers))]}
         config = self.blob(dump(config), "application/vnd.oci.image.config.v1+json")
         manifest = dump({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                         "config": config, "layers": descriptors})
-        found = self.blob(manifest, "application/vnd.oci.image.manifest.v1+json",
-                          annotations={"org.opencontainers.image.ref.name": tag})
+                         "config": config, "layers": [descriptor for descriptor, _ in layers]})
+        self.manifests.append(self.blob(manifest, "application/vnd.oci.image.manifest.v1+json",
+                                        annotations={"org.opencontainers.image.ref.name": tag}))
         with open(os.path.join(self.path, "index.json"), "wb") as f:
             f.write(dump({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-                          "manifests": [found]}))
+                          "manifests": self.manifests}))
+
+
+def file_digest(path):
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def dump(value):
