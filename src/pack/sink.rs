@@ -21,7 +21,7 @@ use super::Error;
 const ALIGNMENT: usize = 4096;
 
 /// Bytes gathered before they are written.
-const CAPACITY: usize = 1 << 20;
+const CAPACITY: usize = 1 << 19;
 
 /// Memory that direct writes may come from.
 pub(super) struct Buffer {
@@ -174,5 +174,61 @@ fn remove_leftover(path: &PathBuf) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_every_size_are_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut buffer = Buffer::new();
+        for (number, size) in [
+            0,
+            1,
+            ALIGNMENT - 1,
+            ALIGNMENT,
+            ALIGNMENT + 1,
+            CAPACITY - 1,
+            CAPACITY,
+            CAPACITY + 1,
+            2 * CAPACITY + ALIGNMENT,
+            3 * CAPACITY + 5,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let path = directory.path().join(number.to_string());
+            let mut sink = Sink::create(path.clone(), buffer).unwrap();
+            for piece in bytes.chunks(100_003) {
+                sink.append(piece).unwrap();
+            }
+            sink.append_zeros(5000).unwrap();
+            buffer = sink.finish().unwrap();
+            let expected = [bytes, vec![0; 5000]].concat();
+            assert!(std::fs::read(path).unwrap() == expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_reported() {
+        // The device refuses every write, and cannot be created anew either.
+        let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let path = PathBuf::from("/dev/full");
+        let mut sink = Sink {
+            file,
+            path,
+            buffer: Buffer::new(),
+            written: 0,
+            direct: false,
+        };
+        let error = sink.append(&[1; CAPACITY]).unwrap_err();
+        assert!(
+            matches!(error, Error::Write { source, .. } if source.raw_os_error() == Some(libc::ENOSPC))
+        );
+        assert!(Sink::create("/dev/full".into(), Buffer::new()).is_err());
     }
 }

@@ -73,8 +73,8 @@ impl Progress {
 ///
 /// `source` gives the layer blob: gzip, zstd or plain, recognised by its first bytes. It is read
 /// to its end, so a wrapper may hash the blob. `staging` must be an empty directory of ours; the
-/// files `pack` and `files/<n>` are written there, but not synced. After an error the directory
-/// holds leftovers, which are the caller's to remove.
+/// files `pack` and `files/<n>` are written there, mostly past the page cache, but not synced.
+/// After an error the directory holds leftovers, which are the caller's to remove.
 ///
 /// # Errors
 /// [`Error`].
