@@ -79,3 +79,11 @@ fn mount_point(target: &Target) -> Option<String> {
             .to_string(),
     )
 }
+
+/// [`serving`] from the store at `root`, which must exist.
+///
+/// # Errors
+/// What opening the store reports, and as [`serving`].
+pub fn serving_from(root: &Path, request: ImageRequest<'_>) -> image::Result<Serving> {
+    serving(Store::open(root)?, request)
+}
