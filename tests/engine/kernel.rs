@@ -257,3 +257,86 @@ fn markers_by_name_are_no_names() {
     let layers = lab.layers(&[&["wa x", "oa ."], &["f x y", "f z y"]]);
     assert!(rows(&open(&layers)).is_empty());
 }
+
+/// Changes a tree at random, in the ways that leave marks in an upper layer.
+fn change(root: &Path, mut random: impl FnMut(usize) -> usize) {
+    let pick = |random: &mut dyn FnMut(usize) -> usize| {
+        let mut all = vec![root.to_owned()];
+        let mut next = 0;
+        while let Some(directory) = all.get(next).cloned() {
+            next += 1;
+            if directory.is_dir() && !directory.is_symlink() {
+                let entries = std::fs::read_dir(&directory).expect("a listing");
+                all.extend(entries.map(|entry| entry.expect("an entry").path()));
+            }
+        }
+        all.swap_remove(random(all.len()))
+    };
+    for step in 0..25 {
+        let (from, to) = (pick(&mut random), pick(&mut random));
+        let new = if to.is_dir() {
+            to.join(format!("n{}", random(4)))
+        } else {
+            to
+        };
+        // Most of what is tried at random is impossible; what is possible counts.
+        let _tried = match random(32) {
+            0..14 => std::fs::rename(&from, &new),
+            14..18 => std::fs::remove_file(&from),
+            18 if from != root => std::fs::remove_dir_all(&from),
+            19..22 => std::fs::create_dir(&new),
+            22..25 => std::fs::write(&new, format!("{step}")),
+            25..28 => std::fs::hard_link(&from, &new),
+            _ => std::os::unix::fs::chown(&from, Some(step), None),
+        };
+    }
+}
+
+#[test]
+fn layers_that_the_kernel_wrote() {
+    if !require(Need::Root) {
+        return;
+    }
+    in_private_mounts(|| {
+        for seed in 0..20u64 {
+            let mut lab = Lab::new();
+            let mut state = seed;
+            let mut random = |below: usize| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040);
+                (state >> 33) as usize % below
+            };
+            let mut layers = super::model::random_layers(&mut lab, 100 + seed as u8);
+            let lines: Vec<String> = (0..36)
+                .map(|n| format!("f k{}/l{}/m{}/f{n} {n}", n % 2, n % 3, n % 4))
+                .collect();
+            layers.push(lab.layer(&lines.iter().map(String::as_str).collect::<Vec<_>>()));
+            let at = lab.path().join("mnt");
+            for _ in 0..3 {
+                let (upper, work) = (lab.empty(), lab.empty());
+                let lower: Vec<&str> = layers.iter().map(|l| l.to_str().expect("text")).collect();
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={},metacopy=on,redirect_dir=on",
+                    lower.join(":"),
+                    upper.display(),
+                    work.display()
+                );
+                std::fs::create_dir_all(&at).expect("a mount point");
+                mount(
+                    Some("o"),
+                    &at,
+                    Some("overlay"),
+                    MsFlags::empty(),
+                    Some(options.as_str()),
+                )
+                .expect("an overlay mount");
+                change(&at, &mut random);
+                nix::mount::umount(&at).expect("umount");
+                layers.insert(0, upper);
+            }
+            compare(&layers, &[], &at);
+            nix::mount::umount(&at).expect("umount");
+        }
+    });
+}
