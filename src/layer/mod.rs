@@ -12,6 +12,8 @@
 pub mod directory;
 pub mod format;
 pub mod index;
+mod kind;
+mod node;
 pub mod tree;
 mod validate;
 mod writer;

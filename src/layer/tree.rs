@@ -15,7 +15,8 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use thiserror::Error;
 
-use super::{Content, Metadata};
+use super::Metadata;
+pub use super::kind::{Detached, DetachedAction, Kind};
 
 /// The largest number of nodes, names, and bytes of names in one index.
 ///
@@ -45,59 +46,6 @@ pub struct NodeId(pub(crate) u32);
 /// An extended attribute set; equal sets are stored once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct XattrSet(pub(crate) u32);
-
-/// What a node is, beyond its [`Metadata`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory.
-    Directory,
-    /// A regular file.
-    Regular(Content),
-    /// A symbolic link with its target.
-    Symlink(Box<[u8]>),
-    /// A character device.
-    CharDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A FIFO.
-    Fifo,
-    /// A socket.
-    Socket,
-    /// A hard link to this normalised path, which the layer itself does not hold: resolved in
-    /// the layers below when a chain is built.
-    UnresolvedLink(Box<[u8]>),
-}
-
-/// An entry that cannot be placed before the layers below are known, because its parent path
-/// leads through a symbolic link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Detached {
-    /// The normalised path (no leading slash, no `.`, no `..`).
-    pub path: Box<[u8]>,
-    /// What the entry does at that path.
-    pub action: DetachedAction,
-}
-
-/// What a [`Detached`] entry does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DetachedAction {
-    /// Puts this node there (in a layer's tree it has no name).
-    Put(NodeId),
-    /// Hides what lower layers have there.
-    Whiteout,
-    /// Makes the directory there opaque.
-    Opaque,
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
