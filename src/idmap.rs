@@ -4,6 +4,7 @@
 //! because the layers they hand over belong to subordinate ids. Pure: numbers in, numbers out.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::str::FromStr;
 
 /// What an id that no range maps is shown as (`/proc/sys/kernel/overflowuid`).
@@ -71,6 +72,22 @@ impl FromStr for IdRanges {
             .map(range)
             .collect::<Result<_, _>>()
             .map(IdRanges)
+    }
+}
+
+impl fmt::Display for IdRanges {
+    /// Writes what [`IdRanges::from_str`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, range) in self.0.iter().enumerate() {
+            let colon = if number == 0 { "" } else { ":" };
+            let Range {
+                stored,
+                shown,
+                length,
+            } = range;
+            write!(f, "{colon}{stored}:{shown}:{length}")?;
+        }
+        Ok(())
     }
 }
 

@@ -1,3 +1,5 @@
 //! The `plyfs` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    plyfs::cli::run()
+}

@@ -1,3 +1,139 @@
-//! The `mount.plyfs` program.
+//! `mount.plyfs`: what mount(8), mount.fuse3 and container engines run to mount.
+//!
+//! It holds no behaviour of its own: it reads arguments, asks the library, and turns the answer
+//! into the exit status that mount(8) expects.
 
-fn main() {}
+mod request;
+
+use std::env;
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use plyfs::mount::{self, Serving, Target, image, layers};
+use plyfs::options::MountOptions;
+
+use request::{Mount, Request};
+
+/// Exit statuses of mount(8).
+const USAGE: u8 = 1;
+const FAILED: u8 = 32;
+
+const HELP: &str = "\
+usage: mount.plyfs IMAGE DIR [-o OPTIONS]
+       mount.plyfs -o lowerdir=TOP:...:BOTTOM[,OPTIONS] DIR
+
+  -o OPTIONS       mount options, separated by commas
+  -f, --foreground serve in this process (with IMAGE, -f only pretends, as for mount(8))
+  -v               say more
+  -s, -n, -t TYPE  taken for the sake of mount(8)
+      --version    say which version this is
+";
+
+fn main() -> ExitCode {
+    match request::parse(env::args_os().skip(1)) {
+        Ok(Request::Version) => println!("mount.plyfs: version {}", env!("CARGO_PKG_VERSION")),
+        Ok(Request::Help) => print!("{HELP}"),
+        Ok(Request::Mount(request)) => return run(&request),
+        Err(error) => {
+            eprint!("mount.plyfs: {error}\n{HELP}");
+            return ExitCode::from(USAGE);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(request: &Mount) -> ExitCode {
+    let options = match MountOptions::parse(&request.options) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("mount.plyfs: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    for warning in &options.warnings {
+        eprintln!("mount.plyfs: warning: {warning}");
+    }
+    if request.fake {
+        return ExitCode::SUCCESS;
+    }
+    let what = request.spec.as_deref().unwrap_or(OsStr::new("the layers"));
+    match serve(request, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let (what, place) = (what.display(), request.directory.display());
+            eprintln!("mount.plyfs: cannot mount {what} on {place}: {reason}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn serve(request: &Mount, options: MountOptions) -> Result<(), String> {
+    let serving = serving(request, options)?;
+    let served = if request.foreground {
+        mount::serve_foreground(serving)
+    } else {
+        mount::serve_detached(serving).map(|mounted| {
+            if request.verbose {
+                eprintln!("mount.plyfs: served by process {}", mounted.pid);
+            }
+        })
+    };
+    served.map_err(|error| error.chain())
+}
+
+/// Directories if the options name some, else the image that is named.
+fn serving(request: &Mount, options: MountOptions) -> Result<Serving, String> {
+    let target = Target::from_path(&request.directory);
+    if !options.lowers.is_empty() {
+        return layers::serving(target, options).map_err(|error| error.chain());
+    }
+    let spec = request
+        .spec
+        .as_deref()
+        .ok_or("neither an image nor lowerdir= is given")?;
+    let name = spec.to_str().ok_or("the name of an image is UTF-8")?;
+    let root = store_root(options.root.as_deref())?;
+    let request = image::ImageRequest {
+        name,
+        platform: None,
+        target,
+        options,
+    };
+    image::serving_from(&root, request).map_err(|error| chain(&error))
+}
+
+/// Where the images are: as asked, or the place of the system or of the user.
+fn store_root(asked: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(root) = asked {
+        return Ok(root.to_owned());
+    }
+    let user = std::fs::metadata("/proc/self")
+        .map_err(|error| format!("/proc: {error}"))?
+        .uid();
+    if user == 0 {
+        return Ok("/var/lib/plyfs".into());
+    }
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|data| data.join("plyfs"))
+        .ok_or_else(|| "neither HOME nor XDG_DATA_HOME is set".into())
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

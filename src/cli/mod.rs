@@ -1,1 +1,119 @@
-//! To be written.
+//! The command line: speaks to people, reads the environment, owns exit codes.
+//!
+//! Each verb is a file with its arguments and a `run`. Errors come up here and are printed here
+//! only: one line with what was tried first and the cause last, then at most one hint.
+
+mod cat;
+mod check;
+mod environment;
+mod failure;
+mod image_inspect;
+mod image_ls;
+mod image_rm;
+mod import;
+mod ls;
+mod mount;
+mod mounts;
+mod output;
+mod path;
+mod progress;
+mod pull;
+mod umount;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use failure::Failure;
+
+type Result<T> = std::result::Result<T, Failure>;
+
+const EXIT_CODES: &str = "\
+Exit status: 0 on success, 1 when something failed, 2 for wrong arguments.
+The store is --root, else $PLYFS_ROOT, else /var/lib/plyfs for root and
+$XDG_DATA_HOME/plyfs (~/.local/share/plyfs) for others.";
+
+/// Container images as file systems: pull them, mount them, look into them.
+#[derive(Parser)]
+#[command(name = "plyfs", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args)]
+struct Global {
+    /// The store to use
+    #[arg(long, global = true, value_name = "DIR", env = "PLYFS_ROOT")]
+    root: Option<PathBuf>,
+    /// Tell more of what happens (twice: everything)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Pull(pull::Pull),
+    Import(import::Import),
+    Mount(mount::Mount),
+    Umount(umount::Umount),
+    Mounts(mounts::Mounts),
+    Ls(ls::Ls),
+    Cat(cat::Cat),
+    Check(check::Check),
+    /// Manage the images of the store
+    #[command(subcommand)]
+    Image(ImageVerb),
+    #[command(hide = true)]
+    Images(image_ls::ImageLs),
+    #[command(hide = true)]
+    Rmi(image_rm::ImageRm),
+}
+
+#[derive(Subcommand)]
+enum ImageVerb {
+    #[command(alias = "list")]
+    Ls(image_ls::ImageLs),
+    Inspect(image_inspect::ImageInspect),
+    #[command(alias = "remove")]
+    Rm(image_rm::ImageRm),
+    #[command(hide = true)]
+    Pull(pull::Pull),
+    #[command(hide = true)]
+    Import(import::Import),
+}
+
+/// Runs the command that the arguments of this process name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    output::start_log(cli.global.verbose);
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Pull(verb) | Verb::Image(ImageVerb::Pull(verb)) => verb.run(global)?,
+        Verb::Import(verb) | Verb::Image(ImageVerb::Import(verb)) => verb.run(global)?,
+        Verb::Mount(verb) => verb.run(global)?,
+        Verb::Umount(verb) => verb.run()?,
+        Verb::Mounts(verb) => verb.run(global)?,
+        Verb::Ls(verb) => verb.run(global)?,
+        Verb::Cat(verb) => verb.run(global)?,
+        Verb::Check(verb) => return verb.run(global),
+        Verb::Image(ImageVerb::Ls(verb)) | Verb::Images(verb) => verb.run(global)?,
+        Verb::Image(ImageVerb::Inspect(verb)) => verb.run(global)?,
+        Verb::Image(ImageVerb::Rm(verb)) | Verb::Rmi(verb) => verb.run(global)?,
+    }
+    std::io::stdout().flush().map_err(output::failed)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,1 +1,27 @@
-//! To be written.
+//! Images as people know them: pulled, imported, found, opened, listed, removed and checked.
+//!
+//! It joins the registry (where images come from), the store (where they lie) and the packing of
+//! layers; it prints nothing, and what happens on the way is told to an observer.
+
+mod check;
+mod error;
+mod find;
+mod import;
+mod inspect;
+mod open;
+mod pull;
+mod receive;
+mod remove;
+
+pub use check::{Damage, check};
+pub use error::Error;
+pub use find::{Found, find, find_record};
+pub use import::{ImportRequest, ImportSource, Imported, import};
+pub use inspect::{LayerDetails, Row, Summary, list, summary};
+pub use open::{chain, open, provenance};
+pub use pull::{PullRequest, Pulled, pull};
+pub use receive::{Event, LayerState, Observer};
+pub use remove::{RemoveRequest, Removed, remove};
+
+/// The result of an operation on images.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -9,11 +9,14 @@
 //! below (hard links into them, entries below symlinked or implied parents) stays unresolved in
 //! the layer's index and is resolved when a chain is built.
 
-pub mod content;
 pub mod directory;
 pub mod format;
 pub mod index;
 pub mod tree;
+mod validate;
+mod writer;
+
+pub use writer::{LARGE, WriteError};
 
 /// A point in time as the kernel's `timespec` has it: any `i64` second, before 1970 too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

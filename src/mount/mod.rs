@@ -1,1 +1,73 @@
-//! To be written.
+//! A request becomes a live mount: attach, serve, detach, and the table of mounts.
+//!
+//! [`Serving`] is what to serve and where; [`serve_detached`] and [`serve_foreground`] do it.
+//! [`unmount()`] takes a mount away, and [`mounts`] lists those that live.
+
+mod attach;
+mod daemon;
+mod error;
+mod fusermount;
+pub mod image;
+pub mod layers;
+mod mountinfo;
+mod policy;
+mod unmount;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+
+pub use attach::Target;
+pub use daemon::{serve_detached, serve_foreground};
+pub use error::{Error, Result};
+pub use mountinfo::{KIND, MountEntry, ours as mounts};
+pub use unmount::unmount;
+
+use crate::options::MountOptions;
+use crate::overlay::Overlay;
+
+/// What is known once a mount is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// The process that serves it.
+    pub pid: u32,
+    /// The number of the mount in `/proc/self/mountinfo`; unknown when somebody else mounted.
+    pub mount_id: Option<u64>,
+}
+
+/// Runs in the serving process as soon as the mount is there. An error takes it away again.
+pub type OnReady = Box<dyn FnOnce(Ready) -> io::Result<()>>;
+
+/// What to serve, and where.
+pub struct Serving {
+    /// The file system.
+    pub overlay: Overlay,
+    /// What df and findmnt show as the source, unless `fsname=` says otherwise.
+    pub source: OsString,
+    /// Where it appears.
+    pub target: Target,
+    /// How.
+    pub options: MountOptions,
+    /// Kept by the serving process as long as the mount lives, such as a locked file. It is dropped
+    /// in the caller as well, so dropping it must do no more than close what a fork shares.
+    pub hold: Option<Box<dyn Send>>,
+    /// Told when the mount is there.
+    pub on_ready: Option<OnReady>,
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("source", &self.source)
+            .field("target", &self.target)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A mount that a daemon serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Mounted {
+    /// The daemon.
+    pub pid: u32,
+}

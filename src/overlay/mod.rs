@@ -94,6 +94,14 @@ impl Overlay {
         self.base.open(node)
     }
 
+    /// The content of `node` if it needs no system call to open; see [`Union::packed_content`].
+    ///
+    /// # Errors
+    /// As [`Union::packed_content`].
+    pub fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        self.base.packed_content(node)
+    }
+
     /// The value of one extended attribute.
     ///
     /// # Errors

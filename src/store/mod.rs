@@ -1,1 +1,247 @@
-//! To be written.
+//! The store: images, layers and what is on its way to become one, on disk.
+//!
+//! ```text
+//! <store>/
+//!   oci-layout, index.json, blobs/sha256/<hex>   an OCI image layout
+//!   store.json                                   the version of the rest
+//!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
+//!   chains/sha256/<chainID>/ index
+//!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
+//!   leases/<name>.json                           what live processes need, locked while they live
+//!   trash/                                       being deleted
+//!   lock                                         held while index.json changes or garbage is swept
+//! ```
+//!
+//! # Invariants
+//! * An object stands under its final name only when it is complete and synced; it is renamed
+//!   there in one step and never changed afterwards.
+//! * `index.json` publishes: an image is in the store when it stands there, and then everything it
+//!   needs is there too.
+//! * What nothing refers to is found by walking from `index.json` and the live leases; no count is
+//!   kept that could be wrong.
+//!
+//! # Locking
+//! `lock` (flock) is held briefly and never while waiting for another lock. An ingest is locked by
+//! the flock on its own `lock` file. A lease is live as long as its file is locked.
+
+mod error;
+mod files;
+mod garbage;
+mod images;
+mod ingest;
+mod layers;
+mod lease;
+mod staging;
+mod sync;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{ChainId, DiffId, Digest};
+
+pub use error::Error;
+pub use garbage::{Object, ObjectKind, Swept};
+pub use images::{REFERENCE_ANNOTATION, Record};
+pub use ingest::Ingest;
+pub use layers::{LayerRecord, LayerSource};
+pub use lease::{Lease, LeaseKind, LeaseRecord};
+pub use staging::Staging;
+pub use sync::Syncer;
+
+/// The result of an operation on a store.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The version of the layout that this program reads and writes.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct StoreFile {
+    version: u32,
+}
+
+/// A store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    syncer: Syncer,
+}
+
+/// The store's lock, held until dropped.
+#[derive(Debug)]
+pub struct StoreLock(#[allow(dead_code)] File);
+
+impl Store {
+    /// Opens the store at `root`, making it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] names the path that could not be made or read, [`Error::Version`] a store of
+    /// another version.
+    pub fn create(root: &Path) -> Result<Store> {
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o700);
+        // Images hold files that only their owners may read, so the store is private.
+        make.create(root)
+            .map_err(|error| Error::io(error, "making the store", root))?;
+        let private = ["blobs/sha256", "layers/sha256", "chains/sha256"];
+        for name in private.into_iter().chain(["ingest", "leases", "trash"]) {
+            let path = root.join(name);
+            make.create(&path)
+                .map_err(|error| Error::io(error, "making the store", &path))?;
+        }
+        for (name, content) in [
+            ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
+            ("index.json", images::EMPTY_INDEX),
+            (
+                "store.json",
+                format!("{{\"version\":{VERSION}}}").as_bytes(),
+            ),
+        ] {
+            let path = root.join(name);
+            if !path.exists() {
+                files::write_file(root, &path, content)?;
+            }
+        }
+        Store::open(root)
+    }
+
+    /// Opens the store at `root`.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`] when there is none, otherwise as [`Store::create`].
+    pub fn open(root: &Path) -> Result<Store> {
+        let path = root.join("store.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoStore(root.to_owned()));
+            }
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
+        let found: StoreFile =
+            serde_json::from_slice(&bytes).map_err(|error| Error::json(error, &path))?;
+        if found.version != VERSION {
+            return Err(Error::Version {
+                root: root.to_owned(),
+                found: found.version,
+            });
+        }
+        let root = root
+            .canonicalize()
+            .map_err(|error| Error::io(error, "opening", root))?;
+        let directory = File::open(&root).map_err(|error| Error::io(error, "opening", &root))?;
+        Ok(Store {
+            root,
+            syncer: Syncer::new(directory),
+        })
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes what was written durable; see [`Syncer::sync`].
+    ///
+    /// # Errors
+    /// What syncfs(2) reports.
+    pub fn sync(&self) -> Result<()> {
+        self.syncer
+            .sync()
+            .map_err(|error| Error::io(error, "syncing", &self.root))
+    }
+
+    /// Takes the lock under which `index.json` changes and garbage is swept.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lock(&self) -> Result<StoreLock> {
+        let path = self.root.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let file = file.map_err(|error| Error::io(error, "opening", &path))?;
+        file.lock()
+            .map_err(|error| Error::io(error, "locking", &path))?;
+        Ok(StoreLock(file))
+    }
+
+    /// Where the blob with this digest lies, or would.
+    #[must_use]
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root
+            .join("blobs")
+            .join(digest.algorithm().as_str())
+            .join(digest.hex())
+    }
+
+    /// Whether the blob is there.
+    #[must_use]
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).is_file()
+    }
+
+    /// Reads a whole small blob (a manifest, an index, a configuration) and verifies it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Damaged`] or [`Error::Io`].
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Missing {
+                    what: "blob",
+                    digest: *digest,
+                });
+            }
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
+        if Digest::with(digest.algorithm(), &bytes) != *digest {
+            return Err(Error::Damaged {
+                what: "blob",
+                digest: *digest,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores a small blob durably and returns its digest, which must be `expected` if given.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        let path = self.blob_path(digest);
+        if path.is_file() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| Error::io(error, "making", parent))?;
+        }
+        files::write_file(&self.root, &path, bytes)
+    }
+
+    /// The directory of a packed layer, or where it would be.
+    #[must_use]
+    pub fn layer_path(&self, layer: &DiffId) -> PathBuf {
+        self.root
+            .join("layers")
+            .join(layer.0.algorithm().as_str())
+            .join(layer.0.hex())
+    }
+
+    /// The directory of a chain, or where it would be.
+    #[must_use]
+    pub fn chain_path(&self, chain: &ChainId) -> PathBuf {
+        self.root
+            .join("chains")
+            .join(chain.0.algorithm().as_str())
+            .join(chain.0.hex())
+    }
+}

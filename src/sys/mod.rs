@@ -4,8 +4,10 @@
 //! offer. Each `unsafe` block carries a SAFETY comment that names what makes it sound.
 
 pub mod at;
+pub mod descriptor;
 pub mod getdents;
 pub mod mapping;
 pub mod mount;
 pub mod process;
+pub mod xattr;
 mod xattr_at;

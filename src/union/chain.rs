@@ -1,58 +1,306 @@
-//! To be written.
+//! The union of an image's packed layers: one flattened index, and the content of each layer.
+//!
+//! # Invariants
+//! * Node number = row of the index + 1, so numbers are the same at every mount.
+//! * Nothing is cached or locked here: the index answers from its mapping, and contents are
+//!   opened anew each time (callers keep them).
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 
-use super::{Attributes, Listed, NodeNumber, OpenContent, Result, Totals};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
-/// To be written.
+use super::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals};
+use crate::layer::index::{Index, Named, NodeKind, NodeRef};
+use crate::layer::{FileKind, Place};
+
+/// The content of one packed layer.
 #[derive(Debug)]
-pub struct Chain;
+pub struct LayerContent {
+    /// The directory that holds `pack` and `files/`.
+    directory: OwnedFd,
+    /// Absent when every content of the layer has a file of its own.
+    pack: Option<Arc<File>>,
+}
 
-#[allow(missing_docs, unused_variables)]
+impl LayerContent {
+    /// Opens the directory of a packed layer.
+    ///
+    /// # Errors
+    /// What open(2) reports.
+    pub fn open(directory: &Path) -> std::io::Result<LayerContent> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(directory, flags, Mode::empty())?;
+        let pack = match openat(
+            &directory,
+            "pack",
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => Some(Arc::new(File::from(file))),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(LayerContent { directory, pack })
+    }
+
+    /// Opens the content that lies at `place`.
+    ///
+    /// # Errors
+    /// What open(2) reports.
+    pub fn content(&self, place: Place, size: u64) -> Result<OpenContent> {
+        match place {
+            Place::Empty | Place::Pack(_) if size == 0 => {
+                let null = File::open("/dev/null")
+                    .map_err(|error| Error::io(error, "opening an empty file"))?;
+                Ok(OpenContent {
+                    file: Arc::new(null),
+                    start: 0,
+                    size,
+                    whole: false,
+                })
+            }
+            Place::Empty => Err(Error::broken("a file without content")),
+            Place::Pack(start) => {
+                let pack = self.pack.as_ref();
+                let file = pack.ok_or_else(|| Error::broken("a layer without its pack"))?;
+                Ok(OpenContent {
+                    file: Arc::clone(file),
+                    start,
+                    size,
+                    whole: false,
+                })
+            }
+            Place::File(number) => {
+                let path = format!("files/{number}");
+                let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+                let file = openat(&self.directory, path.as_str(), flags, Mode::empty())
+                    .map_err(|errno| Error::io(errno.into(), format!("opening content {path}")))?;
+                Ok(OpenContent {
+                    file: Arc::new(File::from(file)),
+                    start: 0,
+                    size,
+                    whole: true,
+                })
+            }
+        }
+    }
+}
+
+/// The flattened layers of an image.
+#[derive(Debug)]
+pub struct Chain {
+    index: Index,
+    layers: Vec<LayerContent>,
+}
+
 impl Chain {
-    pub fn lookup(&self, directory: NodeNumber, name: &[u8]) -> Result<Option<Attributes>> {
-        Err(nix::errno::Errno::ENOSYS.into())
+    /// Joins a chain index with the contents of its layers, lowest first.
+    ///
+    /// # Errors
+    /// `EIO` when the numbers of layers differ.
+    pub fn new(index: Index, layers: Vec<LayerContent>) -> Result<Chain> {
+        if index.layers().len() != layers.len() {
+            return Err(Error::broken(
+                "the layers of the chain index are not those of the image",
+            ));
+        }
+        Ok(Chain { index, layers })
     }
-    pub fn forget(&self, node: NodeNumber, count: u64) {}
-    pub fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
-        Err(nix::errno::Errno::ENOSYS.into())
+
+    /// The diffID (SHA-256) of the layer that a node came from.
+    #[must_use]
+    pub fn provenance(&self, node: NodeNumber) -> Option<[u8; 32]> {
+        let row = self.node(node).ok()?;
+        self.index.layers().get(usize::from(row.layer())).copied()
     }
-    pub fn read_link(&self, node: NodeNumber) -> Result<Cow<'_, [u8]>> {
-        Err(nix::errno::Errno::ENOSYS.into())
+
+    fn node(&self, node: NodeNumber) -> Result<NodeRef<'_>> {
+        let row = node
+            .0
+            .checked_sub(1)
+            .and_then(|row| u32::try_from(row).ok());
+        row.and_then(|row| self.index.node(row))
+            .ok_or_else(|| Errno::ESTALE.into())
     }
-    pub fn list(
+
+    fn directory(&self, node: NodeNumber) -> Result<(u32, NodeRef<'_>)> {
+        let row = self.node(node)?;
+        match row.file_kind() {
+            // The number fits: `node` has found it.
+            Some(FileKind::Directory) => Ok(((node.0 - 1) as u32, row)),
+            _ => Err(Errno::ENOTDIR.into()),
+        }
+    }
+
+    pub(super) fn lookup(&self, directory: NodeNumber, name: &[u8]) -> Result<Option<Attributes>> {
+        let (row, node) = self.directory(directory)?;
+        match name {
+            b"." => Ok(Some(attributes(directory, node))),
+            b".." => self.attributes(number(node.parent())).map(Some),
+            _ => match self.index.lookup(row, name) {
+                Some(Named::Node(child)) => self.attributes(number(child)).map(Some),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    pub(super) fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
+        Ok(attributes(node, self.node(node)?))
+    }
+
+    pub(super) fn read_link(&self, node: NodeNumber) -> Result<Cow<'_, [u8]>> {
+        match self.node(node)?.kind() {
+            NodeKind::Symlink(target) => Ok(Cow::Borrowed(target)),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    pub(super) fn list(
         &self,
         directory: NodeNumber,
         offset: u64,
         emit: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        Err(nix::errno::Errno::ENOSYS.into())
+        self.walk(directory, offset, &mut |listed, _| emit(listed))
     }
-    pub fn list_with_attributes(
+
+    pub(super) fn list_with_attributes(
         &self,
         directory: NodeNumber,
         offset: u64,
         emit: &mut dyn FnMut(Listed<'_>, &Attributes) -> ControlFlow<()>,
     ) -> Result<()> {
-        Err(nix::errno::Errno::ENOSYS.into())
+        self.walk(directory, offset, &mut |listed, row| {
+            emit(listed, &attributes(listed.node, row))
+        })
     }
-    pub fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
-        Err(nix::errno::Errno::ENOSYS.into())
+
+    fn walk(
+        &self,
+        directory: NodeNumber,
+        offset: u64,
+        emit: &mut dyn FnMut(Listed<'_>, NodeRef<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (row, node) = self.directory(directory)?;
+        for at in offset.. {
+            let (name, child) = match at {
+                0 => (&b"."[..], row),
+                1 => (&b".."[..], node.parent()),
+                _ => {
+                    let position = u32::try_from(at - 2).ok();
+                    match position.and_then(|position| self.index.entry(row, position)) {
+                        Some((name, Named::Node(child))) => (name, child),
+                        _ => break,
+                    }
+                }
+            };
+            let child_row = self.node(number(child))?;
+            let listed = Listed {
+                node: number(child),
+                kind: kind(child_row),
+                name,
+                next_offset: at + 1,
+            };
+            if emit(listed, child_row).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
-    pub fn xattr_names(&self, node: NodeNumber) -> Result<Vec<Cow<'_, [u8]>>> {
-        Err(nix::errno::Errno::ENOSYS.into())
+
+    pub(super) fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
+        let mut xattrs = self.node(node)?.xattrs();
+        Ok(xattrs
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| Cow::Borrowed(value)))
     }
-    pub fn may_have_xattrs(&self) -> bool {
-        true
+
+    pub(super) fn xattr_names(&self, node: NodeNumber) -> Result<Vec<Cow<'_, [u8]>>> {
+        Ok(self
+            .node(node)?
+            .xattrs()
+            .map(|(name, _)| Cow::Borrowed(name))
+            .collect())
     }
-    pub fn may_have_acls(&self) -> bool {
-        true
+
+    pub(super) fn may_have_xattrs(&self) -> bool {
+        self.index.has_xattrs()
     }
-    pub fn open(&self, node: NodeNumber) -> Result<OpenContent> {
-        Err(nix::errno::Errno::ENOSYS.into())
+
+    pub(super) fn may_have_acls(&self) -> bool {
+        self.index.has_acls()
     }
-    pub fn totals(&self) -> Totals {
-        Totals::default()
+
+    pub(super) fn open(&self, node: NodeNumber) -> Result<OpenContent> {
+        let row = self.node(node)?;
+        match row.kind() {
+            NodeKind::Regular(place) => {
+                let layer = self.layers.get(usize::from(row.layer()));
+                let layer = layer.ok_or_else(|| Error::broken("a node of no layer"))?;
+                layer.content(place, row.size())
+            }
+            NodeKind::Directory { .. } => Err(Errno::EISDIR.into()),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    pub(super) fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        let row = self.node(node)?;
+        match row.kind() {
+            NodeKind::Regular(place @ Place::Pack(_)) if row.size() > 0 => {
+                let layer = self.layers.get(usize::from(row.layer()));
+                let layer = layer.ok_or_else(|| Error::broken("a node of no layer"))?;
+                layer.content(place, row.size()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let (bytes, large_bytes) = self.index.content_bytes();
+        Totals {
+            bytes,
+            nodes: u64::from(self.index.node_count()),
+            large_bytes,
+        }
+    }
+}
+
+fn number(row: u32) -> NodeNumber {
+    NodeNumber(u64::from(row) + 1)
+}
+
+fn kind(row: NodeRef<'_>) -> FileKind {
+    // A chain has no unresolved links: the index was validated.
+    row.file_kind().unwrap_or(FileKind::Regular)
+}
+
+fn attributes(node: NodeNumber, row: NodeRef<'_>) -> Attributes {
+    let metadata = row.metadata();
+    let device = match row.kind() {
+        NodeKind::Special { device, .. } => device,
+        _ => (0, 0),
+    };
+    Attributes {
+        node,
+        kind: kind(row),
+        permissions: metadata.permissions,
+        nlink: row.nlink(),
+        uid: metadata.uid,
+        gid: metadata.gid,
+        device,
+        size: row.size(),
+        blocks: row.size().div_ceil(512),
+        // Images carry one time; the others are the same, at every mount.
+        atime: metadata.mtime,
+        mtime: metadata.mtime,
+        ctime: metadata.mtime,
     }
 }

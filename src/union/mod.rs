@@ -15,11 +15,13 @@
 pub mod chain;
 pub mod error;
 pub mod flatten;
+mod path;
 pub mod stack;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::layer::{FileKind, Timestamp};
@@ -88,6 +90,25 @@ pub struct OpenContent {
     pub size: u64,
     /// Whether it is the whole of `file`, which can then be handed to the kernel (passthrough).
     pub whole: bool,
+}
+
+impl OpenContent {
+    /// Reads from `offset` on until `buffer` is full or the content ends; returns the number of
+    /// bytes.
+    ///
+    /// # Errors
+    /// What pread(2) reports; `EIO` when the file is shorter than the content should be.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        let Some(buffer) = buffer.get_mut(..length) else {
+            return Ok(0);
+        };
+        self.file
+            .read_exact_at(buffer, self.start.saturating_add(offset))
+            .map_err(|error| Error::io(error, "reading content"))?;
+        Ok(length)
+    }
 }
 
 /// Size figures of a union, for statfs(2).
@@ -215,6 +236,18 @@ impl Union {
     /// `EISDIR` or `EINVAL` for other kinds, or what open(2) reports.
     pub fn open(&self, node: NodeNumber) -> Result<OpenContent> {
         each!(self, union => union.open(node))
+    }
+
+    /// The content of `node` if it lies in a pack, so that no system call is needed to open it.
+    /// Other nodes, empty files among them, give `None`.
+    ///
+    /// # Errors
+    /// `ESTALE` for a number that names nothing, and always in a stack, whose nodes are in no order.
+    pub fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        match self {
+            Union::Chain(chain) => chain.packed_content(node),
+            Union::Stack(_) => Err(nix::errno::Errno::ESTALE.into()),
+        }
     }
 
     /// Size figures for statfs(2); a stack does not know them.

@@ -1,0 +1,91 @@
+# plyfs: targets for people and for CI.
+#
+#   make build         the program and the mount helper, optimised, in target/release
+#   make demo          an image from its making to a mount and a change on it, step by step
+#   make test          every test; installs what they need
+#   make check         format, lints, and the tests that need neither root nor /dev/fuse
+#   make bench         compares with kernel overlayfs, fuse-overlayfs and podman (ARGS="walk pull")
+#   make conformance   compares mounts of real images with what another tool unpacks
+#   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
+#   make doc           the documentation of the library
+#   make install       into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
+#   make clean
+#
+# build, check, doc and install need no network (beyond cargo's own) and never call sudo. demo, test, bench
+# and conformance install missing packages with apt-get (sudo when not root), and need no network otherwise.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+SBINDIR ?= /sbin
+ARGS ?=
+SECONDS_EACH ?= 60
+
+# What the mount helper must never link: it is small, and it may run at boot.
+FOREIGN_TO_HELPER = ureq rustls tokio tonic clap anyhow indicatif
+
+.PHONY: all build helper demo test check check-helper bench conformance fuzz doc install clean help
+.DEFAULT_GOAL := build
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+all: build
+
+# The helper is built by itself: in one build with the program, cargo would give it the program's features.
+build:
+	$(CARGO) build --release -p plyfs
+	$(CARGO) build --release -p mount-helper
+
+demo:
+	scripts/install-packages demo
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/demo
+
+# Not root, but sudo at hand: the tests run through it, so that those which need root are not left out.
+test: check-helper
+	scripts/install-packages test
+	scripts/prepare-fuse
+	$(CARGO) build -p mount-helper
+	scripts/run-tests
+
+check: check-helper
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p mount-helper -- -D warnings
+	$(CARGO) test --workspace --lib --bins
+	$(CARGO) test --test architecture --test scripts
+
+check-helper:
+	@found=$$($(CARGO) tree -p mount-helper -e normal --prefix none --no-dedupe | \
+	    awk -v words='$(FOREIGN_TO_HELPER)' 'BEGIN { n = split(words, w); for (i = 1; i <= n; i++) bad[w[i]] = 1 } \
+	        bad[$$1] { print $$1 }' | sort -u); \
+	if [ -n "$$found" ]; then echo "mount-helper links what it must not:" $$found >&2; exit 1; fi
+
+bench:
+	scripts/install-packages bench
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/bench $(ARGS)
+
+conformance:
+	scripts/install-packages test
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/conformance $(ARGS)
+
+fuzz:
+	scripts/fuzz $(SECONDS_EACH)
+
+doc:
+	$(CARGO) doc --workspace --no-deps
+
+install: build
+	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
+	install -D -m 755 target/release/mount.plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.plyfs
+	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.fuse.plyfs
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,49 @@
+//! `plyfs cat`
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::path::ImagePath;
+use super::{Global, Result, output};
+use crate::oci::Platform;
+
+/// Print files of an image, without mounting it
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  plyfs cat alpine:/etc/os-release")]
+pub struct Cat {
+    /// The files
+    #[arg(required = true, value_name = "IMAGE:/PATH")]
+    files: Vec<OsString>,
+    /// The platform, of an image that is stored for several
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+}
+
+impl Cat {
+    pub fn run(self, global: &Global) -> Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut out = std::io::stdout().lock();
+        for file in &self.files {
+            let path = ImagePath::parse(file)?;
+            let cannot = format!("cannot print {}", path.display());
+            let (union, attributes) = path.open(global, self.platform.as_ref(), "print", true)?;
+            let content = union
+                .open(attributes.node)
+                .map_err(|error| Failure::new(&cannot, error))?;
+            let mut at = 0;
+            while at < content.size {
+                let count = content
+                    .read_at(&mut buffer, at)
+                    .map_err(|error| Failure::new(&cannot, error))?;
+                out.write_all(&buffer[..count]).map_err(output::failed)?;
+                at += count as u64;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! `plyfs check`
+
+use std::cell::Cell;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::failure::Failure;
+use super::{Global, Result, environment, output};
+use crate::image;
+use crate::store::ObjectKind;
+
+/// Verify everything in the store against its digests
+///
+/// The exit status is 1 when something is damaged.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  plyfs check")]
+pub struct Check {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub fn run(self, global: &Global) -> Result<ExitCode> {
+        let store = environment::open_store(global)?;
+        let count = Cell::new(0_u64);
+        let damages = image::check(&store, &|_| count.set(count.get() + 1))
+            .map_err(|error| Failure::new("cannot check the store", error))?;
+        if self.json {
+            let damaged: Vec<_> = damages
+                .iter()
+                .map(|damage| {
+                    json!({
+                        "kind": kind(damage.object.kind),
+                        "digest": damage.object.digest,
+                        "problem": damage.what,
+                        "images": damage.images,
+                    })
+                })
+                .collect();
+            output::json(&json!({ "checked": count.get(), "damaged": damaged }))?;
+        } else {
+            for damage in &damages {
+                let needed = if damage.images.is_empty() {
+                    "no image needs it".to_owned()
+                } else {
+                    format!("needed by {}", damage.images.join(", "))
+                };
+                let (kind, digest) = (kind(damage.object.kind), damage.object.digest);
+                output::line(&format!("{kind} {digest}: {} ({needed})", damage.what))?;
+            }
+            output::line(&format!(
+                "{} objects checked, {} damaged",
+                count.get(),
+                damages.len()
+            ))?;
+        }
+        Ok(if damages.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn kind(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Blob => "blob",
+        ObjectKind::Layer => "layer",
+        ObjectKind::Chain => "chain",
+    }
+}

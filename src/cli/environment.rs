@@ -1,0 +1,96 @@
+//! What the environment says: where the store is, who we are, where credentials lie.
+
+use std::env;
+use std::path::PathBuf;
+
+use super::failure::Failure;
+use super::{Global, Result};
+use crate::registry::{AuthFiles, Proxies, Settings};
+use crate::store::Store;
+
+/// The directory of the store.
+pub fn store_root(global: &Global) -> Result<PathBuf> {
+    if let Some(root) = &global.root {
+        return Ok(root.clone());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/plyfs"));
+    }
+    directory("XDG_DATA_HOME", ".local/share")
+        .map(|data| data.join("plyfs"))
+        .ok_or_else(|| {
+            Failure::usage("neither HOME nor XDG_DATA_HOME is set").or_hint("--root DIR")
+        })
+}
+
+/// The store, which must exist.
+pub fn open_store(global: &Global) -> Result<Store> {
+    let root = store_root(global)?;
+    Store::open(&root).map_err(|error| Failure::new("cannot open the store", error))
+}
+
+/// The store, made if there is none.
+pub fn create_store(global: &Global) -> Result<Store> {
+    let root = store_root(global)?;
+    Store::create(&root).map_err(|error| Failure::new("cannot open the store", error))
+}
+
+/// A directory that the XDG specification names, by its variable or its place below home.
+fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    named.or_else(|| home().map(|home| home.join(below_home)))
+}
+
+fn home() -> Option<PathBuf> {
+    env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+/// How registries are reached.
+pub fn registry_settings(insecure: bool) -> Settings {
+    let mut settings = Settings {
+        insecure,
+        auth: AuthFiles {
+            paths: auth_files(),
+            helper_path: None,
+        },
+        proxy: Proxies {
+            http: proxy("http_proxy"),
+            https: proxy("https_proxy"),
+            no_proxy: proxy("no_proxy"),
+        },
+        ..Settings::default()
+    };
+    if let Some(file) = env::var_os("SSL_CERT_FILE") {
+        settings.extra_ca_file = Some(PathBuf::from(file));
+    }
+    settings
+}
+
+/// Files with credentials, those of podman before those of Docker, as podman does.
+fn auth_files() -> Vec<PathBuf> {
+    let named = env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from);
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let config = directory("XDG_CONFIG_HOME", ".config");
+    let docker = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let docker = docker.or_else(|| home().map(|home| home.join(".docker")));
+    named
+        .into_iter()
+        .chain(
+            [runtime, config]
+                .into_iter()
+                .flatten()
+                .map(|dir| dir.join("containers/auth.json")),
+        )
+        .chain(docker.map(|dir| dir.join("config.json")))
+        .collect()
+}
+
+/// A proxy variable, in lower or upper case.
+fn proxy(name: &str) -> Option<String> {
+    let value = env::var(name).or_else(|_| env::var(name.to_uppercase()));
+    value.ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,87 @@
+//! `IMAGE[:PATH]` arguments, and the union that they lead into.
+
+use super::failure::Failure;
+use super::{Global, Result, environment};
+use crate::image;
+use crate::oci::Platform;
+use crate::union::{Attributes, Union};
+
+/// A path in an image.
+pub struct ImagePath {
+    /// The image as people call it.
+    pub image: String,
+    /// The path, with its leading slash.
+    pub path: Vec<u8>,
+}
+
+impl ImagePath {
+    /// Reads `IMAGE` or `IMAGE:/PATH`.
+    pub fn parse(text: &std::ffi::OsStr) -> Result<ImagePath> {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = text.as_bytes();
+        let colon = bytes.windows(2).position(|two| two == b":/");
+        let (image, path) = match colon {
+            Some(colon) => (&bytes[..colon], &bytes[colon + 1..]),
+            None => (bytes, &b"/"[..]),
+        };
+        let image = str::from_utf8(image)
+            .map_err(|_| Failure::usage("the name of an image is UTF-8"))?
+            .to_owned();
+        Ok(ImagePath {
+            image,
+            path: path.to_vec(),
+        })
+    }
+
+    /// As people wrote it, more or less.
+    pub fn display(&self) -> String {
+        format!("{}:{}", self.image, self.path.escape_ascii())
+    }
+
+    /// Opens the image and finds the path in it.
+    pub fn open(
+        &self,
+        global: &Global,
+        platform: Option<&Platform>,
+        tried: &str,
+        follow: bool,
+    ) -> Result<(Union, Attributes)> {
+        let store = environment::open_store(global)?;
+        let open = || {
+            let found = image::find(&store, &self.image, platform)?;
+            image::open(&store, &found)
+        };
+        let union = open().map_err(|error| Failure::of_image(tried, &self.image, error))?;
+        let cannot = || format!("cannot {tried} {}", self.display());
+        match union.resolve(&self.path, follow) {
+            Ok(attributes) => Ok((union, attributes)),
+            Err(error) => Err(Failure::new(cannot(), error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_and_paths_are_told_apart() {
+        for (text, image, path) in [
+            ("alpine", "alpine", "/"),
+            ("alpine:3.20", "alpine:3.20", "/"),
+            ("alpine:/etc", "alpine", "/etc"),
+            (
+                "localhost:5000/a/b:c:/d:/e",
+                "localhost:5000/a/b:c",
+                "/d:/e",
+            ),
+            ("a@sha256:12:/x", "a@sha256:12", "/x"),
+        ] {
+            let parsed = ImagePath::parse(text.as_ref()).unwrap();
+            assert_eq!(
+                (parsed.image.as_str(), parsed.path.as_slice()),
+                (image, path.as_bytes())
+            );
+        }
+    }
+}

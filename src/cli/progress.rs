@@ -1,0 +1,135 @@
+//! How a pull is shown: bars on a terminal, a line for each change elsewhere.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::image::{Event, LayerState};
+use crate::oci::{Descriptor, Digest};
+
+/// Shows the layers of one image.
+pub struct Display {
+    quiet: bool,
+    /// Bars are drawn on a terminal only.
+    bars: Option<MultiProgress>,
+    layers: Mutex<HashMap<Digest, Layer>>,
+}
+
+struct Layer {
+    bar: Option<ProgressBar>,
+    shown: &'static str,
+}
+
+impl Display {
+    /// A display that shows nothing if `quiet`.
+    pub fn new(quiet: bool) -> Display {
+        let bars = (!quiet && std::io::stderr().is_terminal() && std::io::stdout().is_terminal())
+            .then(MultiProgress::new);
+        Display {
+            quiet,
+            bars,
+            layers: Mutex::default(),
+        }
+    }
+
+    /// Prints a line above the layers.
+    pub fn line(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        let printed = match &self.bars {
+            Some(bars) => bars.println(text),
+            None => writeln!(std::io::stdout(), "{text}"),
+        };
+        // Progress is a courtesy: a pull does not fail because nobody watches.
+        if let Err(error) = printed {
+            log::debug!("showing progress: {error}");
+        }
+    }
+
+    /// Shows the layers that are to come.
+    pub fn start(&self, layers: &[Descriptor]) {
+        let mut shown = self.lock();
+        for layer in layers {
+            if shown.contains_key(&layer.digest) {
+                continue;
+            }
+            let bar = self.bars.as_ref().map(|bars| {
+                let bar = bars.add(ProgressBar::new(layer.size));
+                bar.set_style(style("{prefix}: {msg}"));
+                bar.set_prefix(layer.digest.short());
+                bar.set_message("Waiting");
+                bar
+            });
+            shown.insert(layer.digest, Layer { bar, shown: "" });
+        }
+    }
+
+    /// Shows a change.
+    pub fn event(&self, event: &Event<'_>) {
+        let mut layers = self.lock();
+        let Some(layer) = layers.get_mut(&event.layer.digest) else {
+            return;
+        };
+        let text = match event.state {
+            LayerState::Queued => "Pulling fs layer",
+            LayerState::Waiting => "Waiting for another process",
+            LayerState::Resuming { .. } => "Resuming",
+            LayerState::Receiving { .. } => "Downloading",
+            LayerState::Storing => "Storing",
+            LayerState::Complete => "Pull complete",
+            LayerState::AlreadyExists => "Already exists",
+        };
+        let changed = layer.shown != text;
+        layer.shown = text;
+        let Some(bar) = &layer.bar else {
+            drop(layers);
+            if changed {
+                self.line(&format!("{}: {text}", event.layer.digest.short()));
+            }
+            return;
+        };
+        match event.state {
+            LayerState::Receiving { done } | LayerState::Resuming { from: done } => {
+                if changed {
+                    bar.set_style(style("{prefix}: {msg} [{bar:40}] {bytes}/{total_bytes}"));
+                    bar.set_message(text);
+                }
+                bar.set_position(done);
+            }
+            LayerState::Complete | LayerState::AlreadyExists => {
+                bar.set_style(style("{prefix}: {msg}"));
+                bar.finish_with_message(text);
+            }
+            _ => {
+                bar.set_style(style("{prefix}: {msg}"));
+                bar.set_message(text);
+            }
+        }
+    }
+
+    /// Leaves the bars as they are.
+    pub fn finish(&self) {
+        for layer in self.lock().values() {
+            if let Some(bar) = &layer.bar
+                && !bar.is_finished()
+            {
+                bar.abandon();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Layer>> {
+        self.layers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}

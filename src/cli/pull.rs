@@ -1,0 +1,153 @@
+//! `plyfs pull`
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::{Global, Result, environment, progress};
+use crate::image::{self, PullRequest};
+use crate::oci::{Platform, Reference};
+use crate::pack::Limits;
+use crate::registry::{Location, ManifestName};
+
+/// Layers received at the same time.
+const PARALLEL: usize = 4;
+
+/// Pull an image into the store
+///
+/// IMAGE is a reference as docker knows it (alpine, ghcr.io/owner/name:tag, name@sha256:...), or
+/// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF]. An interrupted pull goes on
+/// where it stopped.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  plyfs pull alpine:3.20
+  plyfs pull --platform linux/arm64 debian
+  plyfs pull docker-archive:saved.tar --name app:1")]
+pub struct Pull {
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<OsString>,
+    /// Pull the image of another platform than this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Print nothing but the full name
+    #[arg(short, long)]
+    quiet: bool,
+    /// Do not verify certificates, and use plain HTTP where there is no TLS
+    #[arg(long)]
+    insecure: bool,
+    /// Store the image under this name
+    #[arg(long, value_name = "REFERENCE")]
+    name: Option<Reference>,
+}
+
+impl Pull {
+    pub fn run(self, global: &Global) -> Result<()> {
+        if self.name.is_some() && self.images.len() > 1 {
+            return Err(Failure::usage("--name goes with one image"));
+        }
+        let store = environment::create_store(global)?;
+        for image in &self.images {
+            let shown = image.to_string_lossy();
+            self.pull(&store, image)
+                .map_err(|error| Failure::new(format!("cannot pull {shown}"), error))?;
+        }
+        Ok(())
+    }
+
+    fn pull(&self, store: &crate::store::Store, image: &OsString) -> anyhow::Result<()> {
+        let location = Location::parse(image)?;
+        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let name = location.manifest_name();
+        let store_as = match (&self.name, &location) {
+            (Some(name), _) => Some(name.clone()),
+            (None, Location::Registry(reference)) => Some(reference.clone()),
+            // The names inside archives are full references, or at least tags of them.
+            (None, _) => source_name(&location, &name)?,
+        };
+        let display = progress::Display::new(self.quiet);
+        if let Location::Registry(reference) = &location {
+            let tag = reference.tag().map_or_else(
+                || {
+                    reference
+                        .digest()
+                        .map(|digest| digest.to_string())
+                        .unwrap_or_default()
+                },
+                str::to_owned,
+            );
+            display.line(&format!("{tag}: Pulling from {}", reference.repository()));
+        } else {
+            display.line(&format!("Pulling from {}", source.describe()));
+        }
+        let request = PullRequest {
+            source: source.as_ref(),
+            name: &name,
+            store_as: store_as.as_ref(),
+            platform: self.platform.as_ref(),
+            limits: &Limits::default(),
+            parallel: PARALLEL,
+        };
+        let result = image::pull(
+            store,
+            &request,
+            &|event| display.event(&event),
+            |manifest| display.start(&manifest.layers),
+        );
+        display.finish();
+        let pulled = result?;
+        let full = match &store_as {
+            Some(reference) => reference.to_string(),
+            None => pulled.descriptor.digest.to_string(),
+        };
+        if !self.quiet {
+            let familiar = store_as
+                .as_ref()
+                .map_or_else(|| full.clone(), Reference::familiar);
+            let status = if pulled.up_to_date {
+                "Image is up to date"
+            } else {
+                "Downloaded newer image"
+            };
+            print(&format!("Digest: {}", pulled.descriptor.digest))?;
+            print(&format!("Status: {status} for {familiar}"))?;
+        }
+        print(&full)
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// The name that an image from a layout or archive gets: its own, if that is a reference, or else
+/// the name of the file with its tag.
+fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Option<Reference>> {
+    let (Location::Layout(path, _)
+    | Location::OciArchive(path, _)
+    | Location::DockerArchive(path, _)) = location
+    else {
+        return Ok(None);
+    };
+    let tag = match name {
+        ManifestName::Tag(tag) if tag.contains(['/', ':']) => return Ok(Some(tag.parse()?)),
+        ManifestName::Tag(tag) => Some(tag),
+        ManifestName::Default => None,
+        ManifestName::Digest(_) => return Ok(None),
+    };
+    let Some(stem) = Path::new(path).file_stem().and_then(|stem| stem.to_str()) else {
+        return Ok(None);
+    };
+    let text = match tag {
+        Some(tag) => format!("{stem}:{tag}"),
+        None => stem.to_owned(),
+    };
+    let reference: std::result::Result<Reference, _> = text.to_lowercase().parse();
+    reference.map(Some).map_err(|_| {
+        anyhow::anyhow!("the image needs a name: {text:?} cannot be one (give one with --name)")
+    })
+}

@@ -1,0 +1,248 @@
+//! Verifies everything in the store against its digests.
+
+use std::fs::File;
+use std::io::Read;
+
+use crate::layer::Place;
+use crate::layer::index::{Index, NodeKind};
+use crate::oci::{ChainId, DiffId, Digest, Hasher};
+use crate::store::{Object, ObjectKind, Store};
+use crate::union::chain::LayerContent;
+
+use super::{Error, Result, find, open};
+
+/// Something that is wrong.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    /// Which object.
+    pub object: Object,
+    /// What is wrong with it.
+    pub what: String,
+    /// The images that need it.
+    pub images: Vec<String>,
+}
+
+/// Checks all blobs, layers and chains, and that each image has all it needs. `checked` is called
+/// for each object, with its kind and digest.
+///
+/// # Errors
+/// What listing the store reports; what is damaged is returned.
+pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
+    let mut damages = Vec::new();
+    for object in store.objects()? {
+        let result = match object.kind {
+            ObjectKind::Blob => check_blob(store, &object.digest),
+            ObjectKind::Layer => check_layer(store, &DiffId(object.digest)),
+            // Chains are compared with what their image says.
+            ObjectKind::Chain => Ok(()),
+        };
+        if let Err(error) = result {
+            damages.push(Damage {
+                object,
+                what: chained(&error),
+                images: Vec::new(),
+            });
+        }
+        checked(&object);
+    }
+    check_images(store, &mut damages)?;
+    Ok(damages)
+}
+
+fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
+    for record in store.images()? {
+        let name = record
+            .reference
+            .as_ref()
+            .map_or_else(|| record.descriptor.digest.to_string(), |r| r.familiar());
+        let top = Object {
+            kind: ObjectKind::Blob,
+            digest: record.descriptor.digest,
+        };
+        let manifests = match store.manifests(&record.descriptor) {
+            Ok(manifests) => manifests,
+            Err(error) => {
+                note(damages, top, chained(&error.into()), &name);
+                continue;
+            }
+        };
+        if manifests.is_empty() {
+            note(
+                damages,
+                top,
+                "no manifest that it names is stored".to_owned(),
+                &name,
+            );
+        }
+        for (descriptor, manifest) in manifests {
+            for blob in manifest.layers.iter().chain([&manifest.config]) {
+                let object = Object {
+                    kind: ObjectKind::Blob,
+                    digest: blob.digest,
+                };
+                need(store, damages, object, store.has_blob(&blob.digest), &name);
+            }
+            let record = crate::store::Record {
+                descriptor,
+                ..record.clone()
+            };
+            let Ok(found) = find::load(store, record, None) else {
+                continue;
+            };
+            check_chain(store, damages, &found.config.rootfs.diff_ids, &name);
+        }
+    }
+    Ok(())
+}
+
+fn check_chain(store: &Store, damages: &mut Vec<Damage>, diff_ids: &[DiffId], image: &str) {
+    let before = damages.len();
+    for diff_id in diff_ids {
+        let object = Object {
+            kind: ObjectKind::Layer,
+            digest: diff_id.0,
+        };
+        need(store, damages, object, store.has_layer(diff_id), image);
+    }
+    let Some(chain) = ChainId::of(diff_ids) else {
+        return;
+    };
+    let broken = |digest: &Digest| damages.iter().any(|damage| damage.object.digest == *digest);
+    if damages.len() > before || diff_ids.iter().any(|diff_id| broken(&diff_id.0)) {
+        return;
+    }
+    let object = Object {
+        kind: ObjectKind::Chain,
+        digest: chain.0,
+    };
+    let path = store.chain_path(&chain).join("index");
+    let expected = open::chain_bytes(store, diff_ids);
+    let what = match (std::fs::read(&path), expected) {
+        (Ok(found), Ok(expected)) if found == expected => return,
+        (Ok(_), Ok(_)) => "it is not what its layers give".to_owned(),
+        (Err(error), _) => error.to_string(),
+        (_, Err(error)) => chained(&error),
+    };
+    note(damages, object, what, image);
+}
+
+/// Notes that an image needs an object, if that is missing or damaged.
+fn need(_store: &Store, damages: &mut Vec<Damage>, object: Object, there: bool, image: &str) {
+    if let Some(known) = damages.iter_mut().find(|damage| damage.object == object) {
+        if !known.images.iter().any(|known| known == image) {
+            known.images.push(image.to_owned());
+        }
+    } else if !there {
+        note(damages, object, "it is missing".to_owned(), image);
+    }
+}
+
+fn note(damages: &mut Vec<Damage>, object: Object, what: String, image: &str) {
+    if let Some(known) = damages.iter_mut().find(|damage| damage.object == object) {
+        known.images.push(image.to_owned());
+        return;
+    }
+    damages.push(Damage {
+        object,
+        what,
+        images: vec![image.to_owned()],
+    });
+}
+
+fn check_blob(store: &Store, digest: &Digest) -> Result<()> {
+    let failed = |error| Error::io(error, "reading the blob");
+    let mut file = File::open(store.blob_path(digest)).map_err(failed)?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file.read(&mut buffer).map_err(failed)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+    }
+    let found = hasher.finish();
+    if found != *digest {
+        return Err(Error::DigestMismatch {
+            expected: *digest,
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// Checks the index of a layer, and each content against the digest that the index has of it.
+fn check_layer(store: &Store, diff_id: &DiffId) -> Result<()> {
+    store.layer_record(diff_id)?;
+    let index = open::layer_index(store, diff_id)?;
+    let content = LayerContent::open(&store.layer_path(diff_id))
+        .map_err(|error| Error::io(error, "opening the layer"))?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut digests = 0;
+    for (row, expected) in index.content_digests() {
+        check_content(&index, &content, row, &expected, &mut buffer)?;
+        digests += 1;
+    }
+    let regular = |row: &u32| {
+        index
+            .node(*row)
+            .is_some_and(|node| matches!(node.kind(), NodeKind::Regular(_)))
+    };
+    if digests != (0..index.node_count()).filter(regular).count() {
+        return Err(damaged("a file of it has no digest"));
+    }
+    Ok(())
+}
+
+fn check_content(
+    index: &Index,
+    content: &LayerContent,
+    row: u32,
+    expected: &[u8; 32],
+    buffer: &mut [u8],
+) -> Result<()> {
+    let Some((NodeKind::Regular(place), size)) = index.node(row).map(|n| (n.kind(), n.size()))
+    else {
+        return Err(damaged("a digest belongs to no file"));
+    };
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::io(
+            std::io::Error::other(error),
+            format!("reading content {row}"),
+        )
+    };
+    let opened = content
+        .content(place, size)
+        .map_err(|error| failed(error.into()))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < size {
+        let count = opened
+            .read_at(buffer, at)
+            .map_err(|error| failed(error.into()))?;
+        hasher.update(&buffer[..count]);
+        at += count as u64;
+    }
+    let whole_file = matches!(place, Place::File(_));
+    if whole_file && opened.file.metadata().map_err(|e| failed(e.into()))?.len() != size {
+        return Err(damaged("a content has another length"));
+    }
+    if hasher.finalize().as_bytes() != expected {
+        return Err(damaged("a content does not have its digest"));
+    }
+    Ok(())
+}
+
+fn damaged(what: &'static str) -> Error {
+    Error::io(std::io::Error::other(what), "damaged")
+}
+
+fn chained(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,128 @@
+//! Finds an image of the store by what people call it: a name, a digest or an ID.
+
+use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference};
+use crate::store::{Record, Store};
+
+use super::{Error, Result};
+
+/// The shortest beginning of an ID that is taken for one.
+const SHORTEST_ID: usize = 4;
+
+/// An image of the store with its documents.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// As the store lists it.
+    pub record: Record,
+    /// Its manifest, for the chosen platform.
+    pub manifest_descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The configuration.
+    pub config: ImageConfig,
+}
+
+impl Found {
+    /// The image ID: the digest of the configuration.
+    #[must_use]
+    pub fn id(&self) -> Digest {
+        self.manifest.config.digest
+    }
+}
+
+/// Finds the image that `name` means.
+///
+/// # Errors
+/// [`Error::NotStored`], [`Error::NotStoredFor`], [`Error::Ambiguous`], or what reading reports.
+pub fn find(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Found> {
+    let record = find_record(store, name)?;
+    load(store, record, platform)
+}
+
+/// Finds the record that `name` means: a reference, a digest, or the beginning of an image ID.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_record(store: &Store, name: &str) -> Result<Record> {
+    let images = store.images()?;
+    let reference: std::result::Result<Reference, _> = name.parse();
+    if let Ok(reference) = &reference {
+        let exact = images
+            .iter()
+            .find(|image| image.reference.as_ref() == Some(reference));
+        if let Some(image) = exact {
+            return Ok(image.clone());
+        }
+        if let Some(digest) = reference.digest() {
+            let repository = reference.name();
+            let same = |image: &&Record| {
+                image.descriptor.digest == digest
+                    && image.repository.as_deref() == Some(repository.as_str())
+            };
+            if let Some(image) = images.iter().find(same) {
+                return Ok(image.clone());
+            }
+        }
+    }
+    if let Some(image) = find_by_id(store, &images, name)? {
+        return Ok(image);
+    }
+    // Only now, so that an ID is not judged as a reference.
+    reference?;
+    Err(Error::NotStored)
+}
+
+/// The one image whose ID, or whose manifest's digest, begins with `text`.
+fn find_by_id(store: &Store, images: &[Record], text: &str) -> Result<Option<Record>> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let digits = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if hex.len() < SHORTEST_ID || !hex.bytes().all(digits) {
+        return Ok(None);
+    }
+    let mut found: Option<(Digest, &Record)> = None;
+    for image in images {
+        let manifests = match store.manifests(&image.descriptor) {
+            Ok(manifests) => manifests,
+            Err(error) => {
+                log::warn!("looking for image {text}: {error}");
+                continue;
+            }
+        };
+        for (descriptor, manifest) in manifests {
+            let id = manifest.config.digest;
+            let digests = [id, descriptor.digest, image.descriptor.digest];
+            if !digests.iter().any(|digest| digest.hex().starts_with(hex)) {
+                continue;
+            }
+            match found {
+                Some((other, _)) if other != id => return Err(Error::Ambiguous),
+                // A record with a name says more than one without.
+                Some((_, other)) if other.reference.is_some() => {}
+                _ => found = Some((id, image)),
+            }
+        }
+    }
+    Ok(found.map(|(_, image)| image.clone()))
+}
+
+/// Reads the documents of an image.
+pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -> Result<Found> {
+    let Some((manifest_descriptor, manifest)) = store.manifest(&record.descriptor, platform)?
+    else {
+        let stored = store.manifests(&record.descriptor)?;
+        let platforms: Vec<String> = stored
+            .iter()
+            .filter_map(|(descriptor, _)| descriptor.platform.as_ref())
+            .map(ToString::to_string)
+            .collect();
+        return Err(Error::NotStoredFor {
+            available: platforms.join(", "),
+        });
+    };
+    let config = ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?;
+    Ok(Found {
+        record,
+        manifest_descriptor,
+        manifest,
+        config,
+    })
+}

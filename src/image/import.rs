@@ -1,0 +1,212 @@
+//! Makes an image of one layer from a root filesystem: a tar archive or a directory.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::oci::{
+    Compression, Config, Descriptor, DiffId, Digest, Hasher, History, ImageConfig, Manifest,
+    MediaType, Platform, Reference,
+};
+use crate::pack::{self, Limits, Progress, Skipped, pack_layer};
+use crate::store::{LayerSource, LeaseKind, LeaseRecord, Record, Staging, Store};
+
+use super::receive::write_packed;
+use super::{Error, Result, open};
+
+/// Where the root filesystem comes from.
+pub enum ImportSource<'a> {
+    /// A tar archive, plain or compressed.
+    Archive(Box<dyn Read + Send + 'a>),
+    /// A directory.
+    Directory(&'a Path),
+}
+
+/// What to import.
+pub struct ImportRequest<'a> {
+    /// From where.
+    pub source: ImportSource<'a>,
+    /// As people wrote it, for the history.
+    pub described: &'a str,
+    /// The name of the image; without one it becomes a dangling image.
+    pub name: Option<&'a Reference>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// How to run it.
+    pub config: Config,
+    /// The time of its making, RFC 3339.
+    pub created: &'a str,
+    /// A remark for its history.
+    pub message: Option<&'a str>,
+    /// What the archive may ask for.
+    pub limits: &'a Limits,
+}
+
+/// An image that was imported.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its ID: the digest of its configuration.
+    pub id: Digest,
+    /// What the directory holds that a layer cannot.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Imports an image; it is in the store when this returns.
+///
+/// # Errors
+/// [`Error`]; then the store is as it was.
+pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
+    let staging = store.staging()?;
+    let mut skipped = Vec::new();
+    let (layer, diff_id) = match request.source {
+        ImportSource::Archive(reader) => pack_into(store, &staging, reader, request.limits)?,
+        ImportSource::Directory(path) => {
+            import_directory(store, &staging, path, request.limits, &mut skipped)?
+        }
+    };
+    let history = History {
+        created: Some(request.created.to_owned()),
+        created_by: Some(format!("plyfs import {}", request.described)),
+        comment: request.message.map(str::to_owned),
+        ..History::default()
+    };
+    let config = ImageConfig {
+        created: Some(request.created.to_owned()),
+        config: request.config,
+        history: vec![history],
+        ..ImageConfig::new(request.platform.clone(), vec![diff_id])
+    };
+    let config = config.to_bytes()?;
+    let config_descriptor = Descriptor::of(MediaType::OciConfig, &config);
+    let mut manifest = Manifest::new(config_descriptor.clone(), vec![layer.clone()]);
+    manifest.annotations.insert(
+        "org.opencontainers.image.created".to_owned(),
+        request.created.to_owned(),
+    );
+    let manifest = serde_json::to_vec(&manifest)
+        .map_err(|error| Error::io(io::Error::other(error), "writing the manifest"))?;
+    let descriptor = Descriptor {
+        platform: Some(request.platform),
+        ..Descriptor::of(MediaType::OciManifest, &manifest)
+    };
+    let lease = store.lease(&LeaseRecord {
+        kind: LeaseKind::Pull,
+        pid: std::process::id(),
+        image: request.described.to_owned(),
+        mount_point: None,
+        digests: vec![
+            descriptor.digest,
+            config_descriptor.digest,
+            layer.digest,
+            diff_id.0,
+        ],
+    })?;
+    store.sync()?;
+    store.commit_layer(&staging.path().join("layer"), &diff_id)?;
+    store.commit_blob(&staging.path().join("blob"), &layer.digest)?;
+    store.write_blob(&config_descriptor.digest, &config)?;
+    open::ensure_chain(store, &[diff_id])?;
+    store.write_blob(&descriptor.digest, &manifest)?;
+    let image = match request.name {
+        Some(reference) => Record::named(reference.clone(), descriptor),
+        None => Record {
+            reference: None,
+            repository: None,
+            descriptor,
+        },
+    };
+    store.publish(&store.lock()?, image)?;
+    lease.end()?;
+    Ok(Imported {
+        id: config_descriptor.digest,
+        skipped,
+    })
+}
+
+/// Archives a directory, compressed, and packs the archive as it is written.
+fn import_directory(
+    store: &Store,
+    staging: &Staging,
+    path: &Path,
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+) -> Result<(Descriptor, DiffId)> {
+    let (reader, writer) = io::pipe().map_err(|error| Error::io(error, "making a pipe"))?;
+    std::thread::scope(|scope| {
+        let archive =
+            scope.spawn(|| pack::write_compressed_directory(path, Some(store.root()), writer));
+        let packed = pack_into(store, staging, Box::new(reader), limits);
+        match archive.join() {
+            Ok(Ok(left_out)) => {
+                *skipped = left_out;
+                packed
+            }
+            // Whichever side failed first broke the pipe of the other.
+            Ok(Err(pack::Error::WriteArchive(_))) if packed.is_err() => packed,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_panicked) => Err(Error::io(
+                io::Error::other("the archiver died"),
+                "archiving the directory",
+            )),
+        }
+    })
+}
+
+/// Packs an archive into the staging directory: its bytes as `blob`, the layer as `layer`.
+fn pack_into(
+    store: &Store,
+    staging: &Staging,
+    reader: Box<dyn Read + Send + '_>,
+    limits: &Limits,
+) -> Result<(Descriptor, DiffId)> {
+    let blob: PathBuf = staging.path().join("blob");
+    let directory = staging.path().join("layer");
+    let made = DirBuilder::new().mode(0o700).create(&directory);
+    made.map_err(|error| Error::io(error, "making a staging directory"))?;
+    let copy = File::create(&blob).map_err(|error| Error::io(error, "making a blob"))?;
+    let mut tee = Tee {
+        reader,
+        copy,
+        hasher: Hasher::default(),
+        size: 0,
+        start: Vec::new(),
+    };
+    let packed = pack_layer(&mut tee, &directory, limits, &Progress::default())?;
+    io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::io(error, "reading the archive"))?;
+    let media_type = match Compression::sniff(&tee.start) {
+        Compression::Gzip => MediaType::OciLayerGzip,
+        Compression::Zstd => MediaType::OciLayerZstd,
+        _ => MediaType::OciLayer,
+    };
+    let layer = Descriptor::new(media_type, tee.hasher.finish(), tee.size);
+    let source = LayerSource {
+        digest: layer.digest,
+        size: layer.size,
+    };
+    write_packed(store, &packed, &directory, source)?;
+    Ok((layer, DiffId(Digest::from_sha256(packed.diff_id))))
+}
+
+/// Copies and hashes what is read.
+struct Tee<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    copy: File,
+    hasher: Hasher,
+    size: u64,
+    start: Vec<u8>,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        self.copy.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.size += count as u64;
+        if self.start.len() < 8 {
+            self.start.extend(bytes.iter().take(8));
+        }
+        Ok(count)
+    }
+}

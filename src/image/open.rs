@@ -1,0 +1,156 @@
+//! Opens an image of the store as a union.
+
+use std::fs::File;
+use std::io;
+
+use crate::layer::index::Index;
+use crate::oci::{ChainId, DiffId, Digest};
+use crate::store::Store;
+use crate::union::Union;
+use crate::union::chain::{Chain, LayerContent};
+use crate::union::flatten::flatten;
+
+use super::{Error, Found, Result};
+
+/// Opens the union of an image's layers, making its chain index first if that is missing.
+///
+/// # Errors
+/// [`Error`].
+pub fn open(store: &Store, image: &Found) -> Result<Union> {
+    chain(store, image).map(Union::Chain)
+}
+
+/// Like [`open`], where more than a union is needed.
+///
+/// # Errors
+/// [`Error`].
+pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
+    let diff_ids = &image.config.rootfs.diff_ids;
+    let index = match read_chain(store, diff_ids) {
+        Ok(index) => index,
+        // A chain index is derived: whatever is wrong with it, it can be made again.
+        Err(error) => {
+            log::info!("making the chain index anew: {error}");
+            rebuild_chain(store, diff_ids)?
+        }
+    };
+    let mut layers = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let path = store.layer_path(diff_id);
+        let content = LayerContent::open(&path)
+            .map_err(|error| Error::io(error, format!("opening layer {diff_id}")))?;
+        layers.push(content);
+    }
+    Chain::new(index, layers).map_err(|error| Error::io(io::Error::other(error), "opening"))
+}
+
+/// The position, from the lowest, of the layer that a diffID names in an image.
+#[must_use]
+pub fn provenance(image: &Found, layer: &[u8; 32]) -> Option<usize> {
+    let digest = Digest::from_sha256(*layer);
+    image
+        .config
+        .rootfs
+        .diff_ids
+        .iter()
+        .position(|diff_id| diff_id.0 == digest)
+}
+
+/// Makes the chain index of these layers, lowest first, unless it is there.
+pub(super) fn ensure_chain(store: &Store, diff_ids: &[DiffId]) -> Result<()> {
+    match ChainId::of(diff_ids) {
+        Some(chain) if store.has_chain(&chain) => Ok(()),
+        _ => write_chain(store, diff_ids).map(drop),
+    }
+}
+
+fn read_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
+    // An image without layers has no chain in the store: its tree is empty.
+    let Some(chain) = ChainId::of(diff_ids) else {
+        return chain_index(store, diff_ids);
+    };
+    let path = store.chain_path(&chain).join("index");
+    let file = File::open(&path).map_err(|error| Error::io(error, "opening the chain index"))?;
+    let index = open_index("chain", chain.0, &file)?;
+    let expected = diff_ids.iter().map(|diff_id| diff_id.0);
+    if !index
+        .layers()
+        .iter()
+        .map(|layer| Digest::from_sha256(*layer))
+        .eq(expected)
+    {
+        let source = crate::layer::index::IndexError::Damaged("its layers");
+        return Err(Error::Index {
+            what: "chain",
+            digest: chain.0,
+            source,
+        });
+    }
+    Ok(index)
+}
+
+fn rebuild_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
+    if let Some(chain) = ChainId::of(diff_ids)
+        && store.has_chain(&chain)
+    {
+        let kind = crate::store::ObjectKind::Chain;
+        store.discard(&crate::store::Object {
+            kind,
+            digest: chain.0,
+        })?;
+    }
+    write_chain(store, diff_ids)?;
+    read_chain(store, diff_ids)
+}
+
+fn write_chain(store: &Store, diff_ids: &[DiffId]) -> Result<()> {
+    let Some(chain) = ChainId::of(diff_ids) else {
+        return Ok(());
+    };
+    let bytes = chain_bytes(store, diff_ids)?;
+    Ok(store.write_chain(&chain, |out| out.write_all(&bytes))?)
+}
+
+fn chain_index(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
+    let bytes = chain_bytes(store, diff_ids)?;
+    let source_digest = Digest::of(&bytes);
+    Index::from_bytes(bytes).map_err(|source| Error::Index {
+        what: "chain",
+        digest: source_digest,
+        source,
+    })
+}
+
+/// The bytes of the chain index of these layers.
+pub(super) fn chain_bytes(store: &Store, diff_ids: &[DiffId]) -> Result<Vec<u8>> {
+    let mut indexes = Vec::with_capacity(diff_ids.len());
+    let mut ids = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        indexes.push(layer_index(store, diff_id)?);
+        let id: [u8; 32] = diff_id.0.as_bytes().try_into().map_err(|_| {
+            Error::NotAnImage(format!("one whose diffIDs are {}", diff_id.0.algorithm()))
+        })?;
+        ids.push(id);
+    }
+    let tree = flatten(&indexes)?;
+    drop(indexes);
+    let mut bytes = Vec::new();
+    tree.write_chain(&ids, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The index of a packed layer.
+pub(super) fn layer_index(store: &Store, diff_id: &DiffId) -> Result<Index> {
+    let path = store.layer_path(diff_id).join("index");
+    let file = File::open(&path)
+        .map_err(|error| Error::io(error, format!("opening the index of layer {diff_id}")))?;
+    open_index("layer", diff_id.0, &file)
+}
+
+fn open_index(what: &'static str, digest: Digest, file: &File) -> Result<Index> {
+    Index::open(file).map_err(|source| Error::Index {
+        what,
+        digest,
+        source,
+    })
+}

@@ -1,0 +1,216 @@
+//! Pulls an image: documents first, then all layers in parallel, then the chain, then its name.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::oci::{
+    ChainId, Descriptor, DiffId, Document, ImageConfig, Manifest, Platform, Reference,
+};
+use crate::pack::{Limits, Progress};
+use crate::registry::{Fetched, ManifestName, Source};
+use crate::store::{LeaseKind, LeaseRecord, Record, Store};
+
+use super::receive::{Observer, Receiver};
+use super::{Error, Result, open};
+
+/// The largest image configuration that is read, in bytes.
+const MAX_CONFIG_SIZE: u64 = 8 << 20;
+
+/// What to pull.
+#[derive(Clone, Copy)]
+pub struct PullRequest<'a> {
+    /// From where.
+    pub source: &'a dyn Source,
+    /// Which image there.
+    pub name: &'a ManifestName,
+    /// The name it gets in the store; without one it becomes a dangling image.
+    pub store_as: Option<&'a Reference>,
+    /// Which platform's image, if there are several; `None` for that of this machine.
+    pub platform: Option<&'a Platform>,
+    /// What layers may ask for.
+    pub limits: &'a Limits,
+    /// How many layers are received at the same time.
+    pub parallel: usize,
+}
+
+/// An image that was pulled.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// What the source's name stood for: a manifest or an index.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// Whether the name stood for the same image before, and nothing was missing.
+    pub up_to_date: bool,
+}
+
+/// The documents of an image, before any layer.
+struct Documents {
+    top: Fetched,
+    manifest_bytes: Fetched,
+    manifest_descriptor: Descriptor,
+    manifest: Manifest,
+}
+
+/// Pulls an image; it is in the store when this returns.
+///
+/// `prepared` is called once the manifest is known, with its layers.
+///
+/// # Errors
+/// [`Error`]; then the store is as it was, but for what a later pull can go on with.
+pub fn pull(
+    store: &Store,
+    request: &PullRequest<'_>,
+    observer: Observer<'_>,
+    prepared: impl FnOnce(&Manifest),
+) -> Result<Pulled> {
+    let documents = fetch_documents(request)?;
+    prepared(&documents.manifest);
+    let descriptor = documents.top.descriptor();
+    let mut record = LeaseRecord {
+        kind: LeaseKind::Pull,
+        pid: std::process::id(),
+        image: request.source.describe(),
+        mount_point: None,
+        digests: vec![descriptor.digest, documents.manifest_descriptor.digest],
+    };
+    let manifest = &documents.manifest;
+    record.digests.push(manifest.config.digest);
+    record
+        .digests
+        .extend(manifest.layers.iter().map(|layer| layer.digest));
+    // From here on nothing that is found in the store, or put there, is garbage.
+    let mut lease = store.lease(&record)?;
+    let progress = Progress::default();
+    let receiver = Receiver {
+        store,
+        source: request.source,
+        limits: request.limits,
+        progress: &progress,
+        observer,
+    };
+    let config_bytes = receiver.small_blob(&manifest.config, MAX_CONFIG_SIZE)?;
+    let diff_ids = layers_of(manifest, &config_bytes)?;
+    record
+        .digests
+        .extend(diff_ids.iter().map(|diff_id| diff_id.0));
+    let chain = ChainId::of(&diff_ids);
+    record.digests.extend(chain.map(|chain| chain.0));
+    store.update_lease(&mut lease, &record)?;
+
+    let complete_before = diff_ids.iter().all(|diff_id| store.has_layer(diff_id))
+        && chain.is_none_or(|chain| store.has_chain(&chain));
+    receive_layers(&receiver, &manifest.layers, &diff_ids, request.parallel)?;
+    open::ensure_chain(store, &diff_ids)?;
+    store.write_blob(&manifest.config.digest, &config_bytes)?;
+    store.write_blob(
+        &documents.manifest_descriptor.digest,
+        &documents.manifest_bytes.bytes,
+    )?;
+    store.write_blob(&descriptor.digest, &documents.top.bytes)?;
+    let image = match request.store_as {
+        Some(reference) => Record::named(reference.clone(), descriptor.clone()),
+        None => Record {
+            reference: None,
+            repository: None,
+            descriptor: descriptor.clone(),
+        },
+    };
+    let lock = store.lock()?;
+    let known_before = store.images()?.contains(&image);
+    store.publish(&lock, image)?;
+    drop(lock);
+    lease.end()?;
+    Ok(Pulled {
+        descriptor,
+        manifest: documents.manifest_descriptor,
+        up_to_date: known_before && complete_before,
+    })
+}
+
+fn fetch_documents(request: &PullRequest<'_>) -> Result<Documents> {
+    let top = request.source.manifest(request.name)?;
+    let index = match top.document()? {
+        Document::Manifest(manifest) => {
+            return Ok(Documents {
+                manifest_descriptor: top.descriptor(),
+                manifest_bytes: top.clone(),
+                manifest,
+                top,
+            });
+        }
+        Document::Index(index) => index,
+    };
+    let host = Platform::host();
+    let chosen = index.choose(request.platform.unwrap_or(&host))?.clone();
+    let manifest_bytes = request
+        .source
+        .manifest(&ManifestName::Digest(chosen.digest))?;
+    match manifest_bytes.document()? {
+        Document::Manifest(manifest) => Ok(Documents {
+            top,
+            manifest_bytes,
+            manifest_descriptor: chosen,
+            manifest,
+        }),
+        Document::Index(_) => Err(Error::NotAnImage(manifest_bytes.media_type.to_string())),
+    }
+}
+
+/// The diffIDs of an image, as many as it has layers.
+pub(super) fn layers_of(manifest: &Manifest, config: &[u8]) -> Result<Vec<DiffId>> {
+    if !manifest.config.media_type.is_config() {
+        return Err(Error::NotAnImage(manifest.config.media_type.to_string()));
+    }
+    let diff_ids = ImageConfig::parse(config)?.rootfs.diff_ids;
+    if diff_ids.len() != manifest.layers.len() {
+        let (layers, diff_ids) = (manifest.layers.len(), diff_ids.len());
+        return Err(Error::LayerCount { layers, diff_ids });
+    }
+    Ok(diff_ids)
+}
+
+/// Receives all layers, several at a time; the first failure stops the others.
+pub(super) fn receive_layers(
+    receiver: &Receiver<'_>,
+    layers: &[Descriptor],
+    diff_ids: &[DiffId],
+    parallel: usize,
+) -> Result<()> {
+    // An image may have the same layer twice: the empty one, for example.
+    let mut work: Vec<(&Descriptor, &DiffId)> = layers
+        .iter()
+        .zip(diff_ids)
+        .map(|pair| (pair.0.digest, pair))
+        .collect::<HashMap<_, _>>()
+        .into_values()
+        .collect();
+    // The largest is taken first, so that it does not run alone at the end.
+    work.sort_by_key(|(layer, _)| (layer.size, layer.digest));
+    let workers = parallel.clamp(1, work.len().max(1));
+    let work = Mutex::new(work);
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((layer, diff_id)) = take(&work)
+                    && !receiver.progress.is_cancelled()
+                {
+                    if let Err(error) = receiver.layer(layer, diff_id) {
+                        receiver.progress.cancel();
+                        let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
+                        failed.get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn take<T>(work: &Mutex<Vec<T>>) -> Option<T> {
+    work.lock().unwrap_or_else(|e| e.into_inner()).pop()
+}

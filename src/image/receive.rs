@@ -1,0 +1,424 @@
+//! Receives blobs: from a source into an ingest, verified, and layers packed in the same pass.
+//!
+//! # Invariants
+//! * What is committed has its digest, its size and, for layers, its diffID.
+//! * What was received of a blob survives an interruption and is used again; what turns out wrong
+//!   is removed before the error is reported.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+
+use crate::oci::{Descriptor, DiffId, Digest, Hasher};
+use crate::pack::{self, Limits, Packed, Progress, pack_layer};
+use crate::registry::{self, Source};
+use crate::store::{Ingest, LayerRecord, LayerSource, Store};
+
+use super::{Error, Result};
+
+/// What a layer is going through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    /// It waits for its turn.
+    Queued,
+    /// Another process is receiving it.
+    Waiting,
+    /// It goes on where an earlier attempt stopped.
+    Resuming {
+        /// Bytes that are there already.
+        from: u64,
+    },
+    /// It is being received and packed.
+    Receiving {
+        /// Bytes so far.
+        done: u64,
+    },
+    /// It is being made durable.
+    Storing,
+    /// It is in the store now.
+    Complete,
+    /// It was in the store before.
+    AlreadyExists,
+}
+
+/// Something that an observer is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The layer.
+    pub layer: &'a Descriptor,
+    /// What it is going through.
+    pub state: LayerState,
+}
+
+/// Who is told.
+pub type Observer<'a> = &'a (dyn Fn(Event<'_>) + Sync);
+
+/// Receives the layers of one image.
+pub(super) struct Receiver<'a> {
+    pub store: &'a Store,
+    pub source: &'a dyn Source,
+    pub limits: &'a Limits,
+    pub progress: &'a Progress,
+    pub observer: Observer<'a>,
+}
+
+/// Observers are told of progress each time this many bytes came.
+const STEP: u64 = 256 << 10;
+
+impl Receiver<'_> {
+    fn tell(&self, layer: &Descriptor, state: LayerState) {
+        (self.observer)(Event { layer, state });
+    }
+
+    /// Brings a layer into the store, blob and packed, unless it is there.
+    pub fn layer(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<()> {
+        self.try_layer(layer, diff_id)
+            .map_err(|error| Error::of_layer(layer.digest, error))
+    }
+
+    fn try_layer(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<()> {
+        if self.is_stored(layer, diff_id) {
+            self.tell(layer, LayerState::AlreadyExists);
+            return Ok(());
+        }
+        let waiting = || self.tell(layer, LayerState::Waiting);
+        let ingest = self.store.ingest(&layer.digest, waiting)?;
+        if self.is_stored(layer, diff_id) {
+            ingest.finish()?;
+            self.tell(layer, LayerState::AlreadyExists);
+            return Ok(());
+        }
+        let mut resumed = true;
+        loop {
+            match self.receive_layer(&ingest, layer, diff_id, &mut resumed) {
+                Ok(()) => break,
+                Err(error) if is_interruption(&error) => return Err(error),
+                Err(error) => {
+                    // What is there is wrong, or of no use; keep nothing of it.
+                    ingest.reset()?;
+                    // Perhaps only the part that an earlier attempt left was: start over, once.
+                    if !resumed {
+                        ingest.finish()?;
+                        return Err(error);
+                    }
+                    log::warn!("layer {}: starting over: {error}", layer.digest);
+                }
+            }
+        }
+        ingest.finish()?;
+        self.tell(layer, LayerState::Complete);
+        Ok(())
+    }
+
+    fn is_stored(&self, layer: &Descriptor, diff_id: &DiffId) -> bool {
+        self.store.has_layer(diff_id) && self.store.has_blob(&layer.digest)
+    }
+
+    /// Receives, verifies, packs and commits. Sets `resumed` to whether bytes of an earlier
+    /// attempt were used.
+    fn receive_layer(
+        &self,
+        ingest: &Ingest,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        resumed: &mut bool,
+    ) -> Result<()> {
+        let stored = self.store.blob_path(&layer.digest);
+        let has_blob = stored.is_file();
+        let mut incoming = if has_blob {
+            let file = File::open(&stored).map_err(|error| Error::io(error, "opening the blob"))?;
+            Incoming::stored(self, layer, file)
+        } else {
+            Incoming::open(self, layer, ingest)?
+        };
+        *resumed = incoming.resumed_from > 0;
+        if *resumed {
+            self.tell(
+                layer,
+                LayerState::Resuming {
+                    from: incoming.resumed_from,
+                },
+            );
+        }
+        let packed = if self.store.has_layer(diff_id) {
+            incoming.drain()?;
+            None
+        } else {
+            let directory = ingest.fresh_layer()?;
+            let packed = pack_layer(&mut incoming, &directory, self.limits, self.progress);
+            Some((incoming.judge(packed)?, directory))
+        };
+        incoming.verify()?;
+        self.tell(layer, LayerState::Storing);
+        let mut staged = None;
+        if let Some((packed, directory)) = packed {
+            let found = Digest::from_sha256(packed.diff_id);
+            if found != diff_id.0 {
+                return Err(Error::DiffIdMismatch {
+                    expected: diff_id.0,
+                    found,
+                });
+            }
+            let source = LayerSource {
+                digest: layer.digest,
+                size: layer.size,
+            };
+            write_packed(self.store, &packed, &directory, source)?;
+            staged = Some(directory);
+        }
+        // One sync covers the blob, the index and all contents, and those of other layers that
+        // are ready at the same time.
+        self.store.sync()?;
+        if let Some(directory) = staged {
+            self.store.commit_layer(&directory, diff_id)?;
+        }
+        if !has_blob {
+            ingest.commit_blob(self.store)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a small blob, from the store or else from the source, and stores it.
+    pub fn small_blob(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        if self.store.has_blob(&blob.digest) {
+            return Ok(self.store.read_blob(&blob.digest)?);
+        }
+        if blob.size > limit {
+            return Err(registry::Error::TooLarge {
+                what: "image configuration".to_owned(),
+                limit,
+            }
+            .into());
+        }
+        let mut bytes = Vec::new();
+        let mut reader = self.source.blob(blob, 0)?.reader.take(limit + 1);
+        reader
+            .read_to_end(&mut bytes)
+            .map_err(|error| Error::io(error, "reading the blob"))?;
+        if bytes.len() as u64 != blob.size {
+            return Err(Error::SizeMismatch {
+                expected: blob.size,
+                found: bytes.len() as u64,
+            });
+        }
+        let found = Digest::with(blob.digest.algorithm(), &bytes);
+        if found != blob.digest {
+            return Err(Error::DigestMismatch {
+                expected: blob.digest,
+                found,
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+/// Writes `index` and `layer.json` beside the contents of a packed layer.
+pub(super) fn write_packed(
+    store: &Store,
+    packed: &Packed,
+    directory: &std::path::Path,
+    source: LayerSource,
+) -> Result<()> {
+    let failed = |error| Error::io(error, "writing the index");
+    let file = File::create(directory.join("index")).map_err(failed)?;
+    let mut out = BufWriter::with_capacity(256 << 10, file);
+    packed.tree.write_layer(&mut out)?;
+    out.flush().map_err(failed)?;
+    let statistics = packed.statistics;
+    let record = LayerRecord {
+        diff_id: DiffId(Digest::from_sha256(packed.diff_id)),
+        source,
+        uncompressed_bytes: statistics.uncompressed,
+        content_bytes: statistics.pack_bytes + statistics.large_bytes,
+        entries: statistics.entries,
+        pack_bytes: statistics.pack_bytes,
+        large_files: statistics.large_files,
+    };
+    Ok(store.write_layer_record(directory, &record)?)
+}
+
+/// Whether an error leaves what was received usable for a later attempt.
+fn is_interruption(error: &Error) -> bool {
+    match error {
+        Error::Source(registry::Error::RangeNotSatisfiable { .. }) => false,
+        Error::Source(_) | Error::Store(_) | Error::Io { .. } | Error::WriteIndex(_) => true,
+        Error::Pack(error) => is_local(error),
+        _ => false,
+    }
+}
+
+/// Whether packing failed for a reason on this side, and not for what the archive is.
+fn is_local(error: &pack::Error) -> bool {
+    use pack::Error::{Cancelled, Read, Write};
+    matches!(error, Write { .. } | Read(_) | Cancelled)
+}
+
+/// A blob while it is read: first what an earlier attempt left, then what the source gives, which
+/// is appended to the ingest; all of it is hashed.
+struct Incoming<'a> {
+    receiver: &'a Receiver<'a>,
+    layer: &'a Descriptor,
+    kept: Option<io::Take<File>>,
+    source: Option<Box<dyn Read + Send>>,
+    append: Option<File>,
+    resumed_from: u64,
+    hasher: Hasher,
+    done: u64,
+    told: u64,
+    failed: Option<Error>,
+}
+
+impl<'a> Incoming<'a> {
+    fn new(receiver: &'a Receiver<'a>, layer: &'a Descriptor) -> Incoming<'a> {
+        Incoming {
+            receiver,
+            layer,
+            kept: None,
+            source: None,
+            append: None,
+            resumed_from: 0,
+            hasher: Hasher::new(layer.digest.algorithm()),
+            done: 0,
+            told: 0,
+            failed: None,
+        }
+    }
+
+    /// A blob that the store has already.
+    fn stored(receiver: &'a Receiver<'a>, layer: &'a Descriptor, blob: File) -> Incoming<'a> {
+        let kept = Some(blob.take(u64::MAX));
+        Incoming {
+            kept,
+            ..Incoming::new(receiver, layer)
+        }
+    }
+
+    fn open(
+        receiver: &'a Receiver<'a>,
+        layer: &'a Descriptor,
+        ingest: &Ingest,
+    ) -> Result<Incoming<'a>> {
+        let failed = |error| Error::io(error, "receiving the blob");
+        let append = ingest.open_blob()?;
+        let mut have = append.metadata().map_err(failed)?.len();
+        if have > layer.size {
+            append.set_len(0).map_err(failed)?;
+            have = 0;
+        }
+        let mut incoming = Incoming::new(receiver, layer);
+        if have < layer.size || layer.size == 0 {
+            let blob = receiver.source.blob(layer, have)?;
+            if blob.start != have {
+                // The source cannot start in the middle.
+                append.set_len(0).map_err(failed)?;
+                have = 0;
+            }
+            incoming.source = Some(blob.reader);
+        }
+        if have > 0 {
+            let kept = File::open(ingest.blob_path()).map_err(failed)?;
+            incoming.kept = Some(kept.take(have));
+            incoming.resumed_from = have;
+        }
+        incoming.append = Some(append);
+        Ok(incoming)
+    }
+
+    /// Reads what is left.
+    fn drain(&mut self) -> Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(self.failure(error)),
+            }
+        }
+    }
+
+    /// The result of packing, seen in the light of what was received: damage on the way shows as
+    /// a damaged archive, but is reported as what it is.
+    fn judge(&mut self, packed: std::result::Result<Packed, pack::Error>) -> Result<Packed> {
+        match packed {
+            Ok(packed) => {
+                self.drain()?;
+                Ok(packed)
+            }
+            Err(error) => {
+                if let Some(failed) = self.failed.take() {
+                    return Err(failed);
+                }
+                if !is_local(&error) && !self.receiver.progress.is_cancelled() {
+                    self.drain()?;
+                    self.verify()?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Checks size and digest of all that was read.
+    fn verify(&mut self) -> Result<()> {
+        if self.done != self.layer.size {
+            return Err(Error::SizeMismatch {
+                expected: self.layer.size,
+                found: self.done,
+            });
+        }
+        let empty = Hasher::new(self.layer.digest.algorithm());
+        let found = std::mem::replace(&mut self.hasher, empty).finish();
+        if found != self.layer.digest {
+            return Err(Error::DigestMismatch {
+                expected: self.layer.digest,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    fn failure(&mut self, error: io::Error) -> Error {
+        self.failed
+            .take()
+            .unwrap_or_else(|| Error::io(error, "receiving the blob"))
+    }
+
+    fn read_part(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            let count = kept.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            self.kept = None;
+        }
+        let Some(source) = &mut self.source else {
+            return Ok(0);
+        };
+        let count = source.read(buffer)?;
+        if let (Some(append), Some(received)) = (&mut self.append, buffer.get(..count)) {
+            append.write_all(received)?;
+        }
+        Ok(count)
+    }
+}
+
+impl Read for Incoming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.read_part(buffer) {
+            Ok(count) => {
+                self.hasher.update(buffer.get(..count).unwrap_or_default());
+                self.done += count as u64;
+                if self.done - self.told >= STEP {
+                    self.told = self.done;
+                    self.receiver
+                        .tell(self.layer, LayerState::Receiving { done: self.done });
+                }
+                Ok(count)
+            }
+            Err(error) => {
+                // The packer sees a copy; the cause is kept for the report.
+                let copy = io::Error::new(error.kind(), error.to_string());
+                self.failed = Some(Error::io(error, "receiving the blob"));
+                Err(copy)
+            }
+        }
+    }
+}

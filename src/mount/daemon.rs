@@ -1,0 +1,211 @@
+//! Serving a mount until it is gone, in this process or in one of its own.
+//!
+//! # Invariants
+//! * Whatever can fail has succeeded before the caller is told that the mount is there.
+//! * Only our own mount is ever detached, known by its identity, never by its path.
+//! * The fork comes before any thread.
+//!
+//! # Signals
+//! The first SIGTERM, SIGINT or SIGHUP detaches the mount; serving goes on until its last open
+//! file is closed. The second breaks that off. A mount that goes away by itself (umount, the end
+//! of its namespace, a mount point that is removed) ends serving without an error.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::Signal;
+
+use super::attach::{self, Place};
+use super::error::{Error, Result};
+use super::{Mounted, Ready, Serving, policy, unmount};
+use crate::fuse::{Connection, Settings};
+use crate::overlay::Overlay;
+use crate::sys::mount::MountIdentity;
+use crate::sys::process::{self, Signals};
+
+const READY: u8 = b'r';
+const FAILED: u8 = b'f';
+
+/// Serves in a daemon, and returns when the mount is there and answers.
+///
+/// The calling process must have a single thread. What `serving` holds is dropped in the caller
+/// too, after the daemon has got its own copy.
+///
+/// # Errors
+/// Why there is no mount; nothing is left behind then.
+pub fn serve_detached(serving: Serving) -> Result<Mounted> {
+    let place = Place::open(&serving.target)?;
+    let mut status = process::fork_daemon(|status| daemon(serving, place, status))
+        .map_err(Error::system("cannot start the daemon"))?;
+    let mut message = Vec::new();
+    status
+        .read_to_end(&mut message)
+        .map_err(Error::system("cannot hear from the daemon"))?;
+    match message.split_first() {
+        Some((&READY, pid)) => {
+            let pid = pid.try_into().map(u32::from_le_bytes).unwrap_or(0);
+            Ok(Mounted { pid })
+        }
+        Some((_, reason)) => Err(Error::Daemon(String::from_utf8_lossy(reason).into_owned())),
+        None => Err(Error::Daemon(
+            "the daemon died before the mount was ready".into(),
+        )),
+    }
+}
+
+/// Serves in this process, and returns when the mount is gone.
+///
+/// # Errors
+/// Why there is no mount, or what broke it.
+pub fn serve_foreground(serving: Serving) -> Result<()> {
+    let place = Place::open(&serving.target)?;
+    serve(serving, place, || Ok(()))
+}
+
+/// The life of the daemon; the result is its exit status.
+fn daemon(serving: Serving, place: Place, status: File) -> u8 {
+    if let Err(error) = process::ask_to_be_spared() {
+        log::debug!("the daemon may be killed when memory runs out: {error}");
+    }
+    // The caller reads until the pipe is closed, so it is taken out to be written to.
+    let status = Cell::new(Some(status));
+    let ready = || {
+        nix::unistd::chdir("/")
+            .map_err(io::Error::from)
+            .map_err(Error::system("cannot leave the directory"))?;
+        process::detach_standard_streams().map_err(Error::system("cannot close the streams"))?;
+        tell(status.take(), READY, &std::process::id().to_le_bytes());
+        Ok(())
+    };
+    match serve(serving, place, ready) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{}", error.chain());
+            tell(status.take(), FAILED, error.chain().as_bytes());
+            1
+        }
+    }
+}
+
+/// Sends a message to the caller, who may have gone: that does not end the mount.
+fn tell(status: Option<File>, kind: u8, text: &[u8]) {
+    let message = [&[kind], text].concat();
+    if let Some(Err(error)) = status.map(|mut status| status.write_all(&message)) {
+        log::debug!("nobody waits for the mount: {error}");
+    }
+}
+
+/// Makes the mount, serves it, and returns when it is gone.
+fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Serving {
+        overlay,
+        source,
+        target: _,
+        options,
+        hold,
+        on_ready,
+    } = serving;
+    if let Err(error) = process::raise_open_files() {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
+    let signals = Signals::take(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+        .map_err(Error::system("cannot take signals"))?;
+    let ended = Arc::new(process::event().map_err(Error::system("cannot make an event"))?);
+    let (traits, settings) = policy::decide(&overlay, source, &options)?;
+    let (device, pending) = attach::connect(place, &traits)?;
+    let server = match start(overlay, device, settings, &ended) {
+        Ok(server) => server,
+        Err(error) => {
+            pending.undo();
+            return Err(error);
+        }
+    };
+    let own = match pending.finish() {
+        Ok(own) => own,
+        // With the mount gone the server ends by itself.
+        Err(error) => return Err(error),
+    };
+    let mount_id = own.map(|own| own.id);
+    let told = match on_ready {
+        Some(on_ready) => on_ready(Ready {
+            pid: std::process::id(),
+            mount_id,
+        })
+        .map_err(Error::system("cannot record the mount")),
+        None => Ok(()),
+    };
+    if let Err(error) = told.and_then(|()| ready()) {
+        detach(own);
+        return Err(error);
+    }
+    let result = watch(&signals, &ended, own, server);
+    drop(hold);
+    result
+}
+
+/// Shakes hands and starts to answer requests.
+fn start(
+    overlay: Overlay,
+    device: OwnedFd,
+    settings: Settings,
+    ended: &Arc<EventFd>,
+) -> Result<Server> {
+    let connection = Connection::open(Arc::new(overlay), device, settings).map_err(
+        Error::system("the kernel and plyfs do not understand each other"),
+    )?;
+    let ended = Arc::clone(ended);
+    std::thread::Builder::new()
+        .name("plyfs-serve".into())
+        .spawn(move || {
+            let result = connection.run();
+            if let Err(errno) = ended.write(1) {
+                log::error!("cannot tell that the mount is gone: {errno}");
+            }
+            result
+        })
+        .map_err(Error::system("cannot start a thread"))
+}
+
+/// Waits for the end of the mount, or for signals to bring it about.
+fn watch(
+    signals: &Signals,
+    ended: &EventFd,
+    own: Option<MountIdentity>,
+    server: Server,
+) -> Result<()> {
+    let mut signalled = false;
+    while let Some(signal) = signals
+        .wait(ended)
+        .map_err(Error::system("cannot wait for signals"))?
+    {
+        if signalled {
+            return Err(Error::BrokenOff);
+        }
+        log::info!("signal {signal}: detaching the mount");
+        signalled = true;
+        if own.is_none() {
+            // Whoever made the mount takes it away.
+            return Ok(());
+        }
+        detach(own);
+    }
+    match server.join() {
+        Ok(result) => result.map_err(Error::system("serving the mount broke off")),
+        Err(_panic) => Err(Error::Unsupported("a bug in plyfs ended the mount".into())),
+    }
+}
+
+fn detach(own: Option<MountIdentity>) {
+    match own.map(unmount::detach_own) {
+        None | Some(Ok(true)) => {}
+        Some(Ok(false)) => log::info!("the mount is attached nowhere any more"),
+        Some(Err(error)) => log::error!("the mount stays: {}", error.chain()),
+    }
+}
+
+type Server = JoinHandle<io::Result<()>>;

@@ -1,0 +1,127 @@
+//! What a mount is like, from who makes it and what it shows.
+//!
+//! * Someone with rights lets everybody in and has the kernel check permissions.
+//! * A plain user has the rights that fakeroot gives: without `allow_other` nobody else comes in,
+//!   so permissions are not checked, or root's files would be closed to the user who pulled them.
+//! * Contents reach readers through the page cache, except where most bytes lie in large files and
+//!   the kernel may read those by itself.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::attach::{self, Traits};
+use super::error::{Error, Result};
+use crate::fuse::{self, Data, Settings};
+use crate::options::{DataMode, MountOptions};
+use crate::overlay::Overlay;
+use crate::sys::{mount as sys, process};
+
+/// Decides everything that must be known before the first message.
+pub(super) fn decide(
+    overlay: &Overlay,
+    source: OsString,
+    options: &MountOptions,
+) -> Result<(Traits, Settings)> {
+    if options.upper.is_some() || options.work.is_some() || options.read_only == Some(false) {
+        // fstab and mount.fuse3 say `rw` without meaning it; an upper directory is meant.
+        if options.upper.is_some() || options.work.is_some() {
+            return Err(Error::Unsupported(
+                "writable mounts are not supported yet".into(),
+            ));
+        }
+    }
+    let administrator = process::is_administrator()
+        .map_err(Error::system("cannot tell what this process may do"))?;
+    let allow_other = administrator || options.allow_other;
+    let default_permissions = allow_other || options.default_permissions;
+    let traits = Traits {
+        source: options.source.clone().unwrap_or(source),
+        context: label(options),
+        attributes: attributes(options),
+        allow_other,
+        default_permissions,
+    };
+    let base = overlay.base();
+    let settings = Settings {
+        data: data(overlay, options, administrator)?,
+        acl: default_permissions && base.may_have_acls() && !options.noacl && !options.noxattrs,
+        xattrs: base.may_have_xattrs() && !options.noxattrs,
+        threads: std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4)),
+        read_ahead: true,
+    };
+    Ok((traits, settings))
+}
+
+fn attributes(options: &MountOptions) -> u32 {
+    let mut attributes = sys::ATTRIBUTE_READ_ONLY;
+    for (on, attribute) in [
+        (options.nosuid, sys::ATTRIBUTE_NOSUID),
+        (options.nodev, sys::ATTRIBUTE_NODEV),
+        (options.noexec, sys::ATTRIBUTE_NOEXEC),
+        (options.noatime, sys::ATTRIBUTE_NOATIME),
+        (options.nodiratime, sys::ATTRIBUTE_NODIRATIME),
+        (
+            options.strictatime && !options.noatime,
+            sys::ATTRIBUTE_STRICTATIME,
+        ),
+    ] {
+        if on {
+            attributes |= attribute;
+        }
+    }
+    attributes
+}
+
+/// The SELinux label, where there is SELinux; elsewhere the kernel refuses the option.
+fn label(options: &MountOptions) -> Option<OsString> {
+    let label = options.context.clone()?;
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        return Some(label);
+    }
+    log::debug!("no SELinux here: the label is not set");
+    None
+}
+
+fn data(overlay: &Overlay, options: &MountOptions, administrator: bool) -> Result<Data> {
+    let wanted = match options.data {
+        DataMode::Cached => return Ok(Data::Cached),
+        DataMode::Passthrough => true,
+        DataMode::Auto => {
+            let totals = overlay.base().totals().unwrap_or_default();
+            administrator && totals.large_bytes > totals.bytes / 2
+        }
+    };
+    if !wanted {
+        return Ok(Data::Cached);
+    }
+    let stack_depth = options.stack_depth.unwrap_or(1);
+    match try_passthrough(stack_depth) {
+        Ok(()) => Ok(Data::Passthrough { stack_depth }),
+        Err(source) if options.data == DataMode::Passthrough && options.strict => {
+            Err(Error::System {
+                doing: "passthrough does not work here",
+                source,
+            })
+        }
+        Err(error) => {
+            log::warn!("passthrough does not work here, contents are cached: {error}");
+            Ok(Data::Cached)
+        }
+    }
+}
+
+/// Only a real attempt tells, see [`fuse::probe`].
+fn try_passthrough(stack_depth: u32) -> io::Result<()> {
+    let (device, mount) = attach::throw_away()?;
+    // Any file will do: it is the right to try that is asked for.
+    let file = File::open("/proc/self/exe")?;
+    let result = match fuse::probe(device, &file, stack_depth) {
+        // This file lies too deep; those of the store may not, and each is tried when it is opened.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(()),
+        result => result,
+    };
+    drop(mount);
+    result
+}

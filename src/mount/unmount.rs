@@ -1,0 +1,122 @@
+//! Taking mounts away: our own by its identity, others by their place.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use super::error::{Error, Result};
+use super::{fusermount, mountinfo};
+use crate::sys::mount::{MountIdentity, identity};
+
+/// The last close of a file reaches a FUSE server after close(2) has returned.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Unmounts the plyfs mount at `path`; `lazy` hides it at once and leaves it to its last user.
+///
+/// # Errors
+/// [`Error::NotMounted`] when what is seen at `path` is not ours, [`Error::Busy`] when it is used.
+pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
+    let path = resolve(path)?;
+    let mounts = mountinfo::all().map_err(Error::system("cannot read the table of mounts"))?;
+    let seen = mounts.iter().rev().find(|mount| mount.point == path);
+    if seen.is_none_or(|mount| mount.kind != mountinfo::KIND) {
+        return Err(Error::NotMounted { path });
+    }
+    let flags = if lazy {
+        MntFlags::MNT_DETACH
+    } else {
+        MntFlags::empty()
+    };
+    let started = Instant::now();
+    loop {
+        match umount2(&path, flags | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::EBUSY) => return Err(Error::Busy { path }),
+            Err(Errno::EPERM) => break,
+            Err(errno) => {
+                return Err(Error::Unmount {
+                    path,
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+    loop {
+        match fusermount::unmount(&path, lazy) {
+            Err(Error::Fusermount { message }) if message.contains("busy") => {
+                if started.elapsed() > PATIENCE {
+                    return Err(Error::Busy { path });
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The absolute path without links; the root of a mount whose server died cannot be asked.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let resolved = path.canonicalize().or_else(|error| {
+        match (error.raw_os_error(), path.parent(), path.file_name()) {
+            (Some(libc::ENOTCONN), Some(parent), Some(name)) => {
+                let parent = if parent.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    parent
+                };
+                parent.canonicalize().map(|parent| parent.join(name))
+            }
+            _ => Err(error),
+        }
+    });
+    resolved.map_err(|source| Error::Unmount {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Detaches the mount that `own` describes, wherever it is now; `false` when it is nowhere.
+///
+/// Only for the server of the mount: while it is served its device number belongs to nobody else,
+/// so that a later mount with the same number of its own cannot be mistaken for it.
+pub(super) fn detach_own(own: MountIdentity) -> Result<bool> {
+    let mounts = mountinfo::all().map_err(Error::system("cannot read the table of mounts"))?;
+    let found = mounts
+        .iter()
+        .find(|mount| mount.id == own.id && mount.device == own.device);
+    let Some(mount) = found else { return Ok(false) };
+    let path = mount.point.clone();
+    if is_seen_at(&path, own).map_err(|source| Error::Unmount {
+        path: path.clone(),
+        source,
+    })? {
+        match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::EPERM) => fusermount::unmount(&path, true).map(|()| true),
+            Err(errno) => Err(Error::Unmount {
+                path,
+                source: errno.into(),
+            }),
+        }
+    } else {
+        Err(Error::Busy { path })
+    }
+}
+
+/// Whether what is seen at `path` is this mount, and not one that was put over it.
+fn is_seen_at(path: &Path, own: MountIdentity) -> io::Result<bool> {
+    let seen = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?;
+    Ok(identity(seen.as_fd())? == own)
+}

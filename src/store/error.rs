@@ -1,0 +1,86 @@
+//! What can be wrong with a store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error as ThisError;
+
+use crate::oci::{Digest, ParseError};
+
+/// A failed operation on a store.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no store.
+    #[error("there is no store at {}", .0.display())]
+    NoStore(PathBuf),
+    /// A store of another version.
+    #[error("the store at {} has version {found}, which this program does not know", root.display())]
+    Version {
+        /// The store.
+        root: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A system call failed.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file of the store is not the JSON it should be.
+    #[error("{} is damaged", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A stored document is not what it should be.
+    #[error("{what} {digest} is damaged")]
+    Document {
+        /// What it should be.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// The cause.
+        source: ParseError,
+    },
+    /// An object that something refers to is not there.
+    #[error("{what} {digest} is missing from the store")]
+    Missing {
+        /// Kind of object.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// An object does not have its digest.
+    #[error("{what} {digest} is damaged")]
+    Damaged {
+        /// Kind of object.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+    },
+}
+
+impl Error {
+    pub(super) fn io(source: io::Error, doing: &'static str, path: &Path) -> Error {
+        Error::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(super) fn json(source: serde_json::Error, path: &Path) -> Error {
+        Error::Json {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Finds and removes what nothing refers to: mark from the images and live leases, sweep the rest.
+//!
+//! # Invariants
+//! * Marking that fails sweeps nothing: what cannot be read may refer to anything.
+//! * An object leaves its place by one rename into `trash/`, under the store's lock; deleting it
+//!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{Error, Result, Store, StoreLock, files};
+use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
+
+/// How long an interrupted ingest is kept for whoever wants to go on with it.
+const INGEST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How old a temporary file must be before its writer is taken for dead.
+const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
+
+/// Kind of an object of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// A blob: manifest, configuration or compressed layer.
+    Blob,
+    /// A packed layer.
+    Layer,
+    /// A chain index.
+    Chain,
+}
+
+impl ObjectKind {
+    fn directory(self) -> &'static str {
+        match self {
+            ObjectKind::Blob => "blobs",
+            ObjectKind::Layer => "layers",
+            ObjectKind::Chain => "chains",
+        }
+    }
+}
+
+/// An object of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// Kind.
+    pub kind: ObjectKind,
+    /// Blob digest, diffID or chainID.
+    pub digest: Digest,
+}
+
+/// What a sweep removed.
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    /// The objects.
+    pub objects: Vec<Object>,
+    /// The bytes that this freed, as far as known.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes all garbage.
+    ///
+    /// # Errors
+    /// What marking reports; then nothing was removed.
+    pub fn sweep(&self, now: SystemTime) -> Result<Swept> {
+        let lock = self.lock()?;
+        let swept = self.sweep_locked(&lock, now)?;
+        drop(lock);
+        self.empty_trash()?;
+        Ok(swept)
+    }
+
+    fn sweep_locked(&self, _lock: &StoreLock, now: SystemTime) -> Result<Swept> {
+        let live = self.mark()?;
+        let mut swept = Swept::default();
+        for object in self.objects()? {
+            if !live.contains(&object) {
+                swept.bytes += self.discard(&object)?;
+                swept.objects.push(object);
+            }
+        }
+        self.sweep_ingests(now)?;
+        Ok(swept)
+    }
+
+    /// Everything that the images and leases need.
+    fn mark(&self) -> Result<HashSet<Object>> {
+        let mut live = HashSet::new();
+        for image in self.images()? {
+            self.mark_document(&mut live, image.descriptor.digest, true)?;
+        }
+        for lease in self.leases_locked()? {
+            for digest in lease.digests {
+                for kind in [ObjectKind::Layer, ObjectKind::Chain] {
+                    live.insert(Object { kind, digest });
+                }
+                self.mark_document(&mut live, digest, false)?;
+            }
+        }
+        Ok(live)
+    }
+
+    /// Marks a blob and, if it is a manifest or index, all that it refers to.
+    fn mark_document(
+        &self,
+        live: &mut HashSet<Object>,
+        digest: Digest,
+        must_be_document: bool,
+    ) -> Result<()> {
+        live.insert(Object {
+            kind: ObjectKind::Blob,
+            digest,
+        });
+        let path = self.blob_path(&digest);
+        let size = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
+        if !must_be_document && size > crate::oci::MAX_DOCUMENT_SIZE {
+            return Ok(());
+        }
+        match (
+            Document::parse(&self.read_blob(&digest)?, None),
+            must_be_document,
+        ) {
+            (Ok(Document::Manifest(manifest)), _) => self.mark_manifest(live, &manifest),
+            (Ok(Document::Index(index)), _) => {
+                for entry in &index.manifests {
+                    self.mark_document(live, entry.digest, false)?;
+                }
+                Ok(())
+            }
+            (Err(source), true) => Err(Error::Document {
+                what: "manifest",
+                digest,
+                source,
+            }),
+            (Err(_), false) => Ok(()),
+        }
+    }
+
+    fn mark_manifest(&self, live: &mut HashSet<Object>, manifest: &Manifest) -> Result<()> {
+        for blob in manifest.layers.iter().chain([&manifest.config]) {
+            live.insert(Object {
+                kind: ObjectKind::Blob,
+                digest: blob.digest,
+            });
+        }
+        let config = manifest.config.digest;
+        if !manifest.config.media_type.is_config() || !self.has_blob(&config) {
+            return Ok(());
+        }
+        let parsed = ImageConfig::parse(&self.read_blob(&config)?);
+        let parsed = parsed.map_err(|source| Error::Document {
+            what: "image configuration",
+            digest: config,
+            source,
+        })?;
+        let mut chain: Option<ChainId> = None;
+        for layer in parsed.rootfs.diff_ids {
+            live.insert(Object {
+                kind: ObjectKind::Layer,
+                digest: layer.0,
+            });
+            let next = match chain {
+                Some(below) => Some(below.with(layer)),
+                None => ChainId::of(&[layer]),
+            };
+            if let Some(next) = next {
+                live.insert(Object {
+                    kind: ObjectKind::Chain,
+                    digest: next.0,
+                });
+            }
+            chain = next;
+        }
+        Ok(())
+    }
+
+    /// Every object that is in the store.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn objects(&self) -> Result<Vec<Object>> {
+        let mut objects = Vec::new();
+        for kind in [ObjectKind::Blob, ObjectKind::Layer, ObjectKind::Chain] {
+            for algorithm in names(&self.root().join(kind.directory()))? {
+                for name in names(&self.root().join(kind.directory()).join(&algorithm))? {
+                    // What is not named like a digest is not ours to judge.
+                    if let Ok(digest) = format!("{algorithm}:{name}").parse() {
+                        objects.push(Object { kind, digest });
+                    }
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Moves an object into the trash and returns its size; [`Store::empty_trash`] removes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard(&self, object: &Object) -> Result<u64> {
+        let path = match object.kind {
+            ObjectKind::Blob => self.blob_path(&object.digest),
+            ObjectKind::Layer => self.layer_path(&DiffId(object.digest)),
+            ObjectKind::Chain => self.chain_path(&ChainId(object.digest)),
+        };
+        let size = allocated_bytes(&path)?;
+        self.trash(&path)?;
+        Ok(size)
+    }
+
+    fn trash(&self, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        let mut target = self.root().join("trash").join(name);
+        for count in 1.. {
+            if !target.exists() {
+                break;
+            }
+            target.set_file_name(format!("{}-{count}", name.to_string_lossy()));
+        }
+        match std::fs::rename(path, &target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(error, "removing", path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes ingests and temporary files that nobody will come back for.
+    fn sweep_ingests(&self, now: SystemTime) -> Result<()> {
+        for name in names(&self.root().join("ingest"))? {
+            let path = self.root().join("ingest").join(&name);
+            let temporary = name.ends_with(files::TEMPORARY);
+            let limit = if temporary { TEMPORARY_AGE } else { INGEST_AGE };
+            let newest = if temporary {
+                path.clone()
+            } else {
+                path.join("blob")
+            };
+            let age = match std::fs::metadata(&newest).or_else(|_| std::fs::metadata(&path)) {
+                Ok(metadata) => metadata
+                    .modified()
+                    .ok()
+                    .and_then(|time| now.duration_since(time).ok()),
+                Err(_gone) => continue,
+            };
+            if age.is_none_or(|age| age < limit) {
+                continue;
+            }
+            let lock = std::fs::File::open(path.join("lock"));
+            if temporary || lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+                self.trash(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what earlier removals moved into the trash.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn empty_trash(&self) -> Result<()> {
+        for name in names(&self.root().join("trash"))? {
+            let path = self.root().join("trash").join(name);
+            if path.is_dir() {
+                files::remove_tree_if_there(&path)?;
+            } else {
+                files::remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names in a directory that are UTF-8, as all of ours are.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let failed = |error| Error::io(error, "reading", directory);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Bytes that a file or directory tree occupies.
+fn allocated_bytes(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
+    while let Some(path) = pending.pop() {
+        let metadata =
+            std::fs::symlink_metadata(&path).map_err(|error| Error::io(error, "reading", &path))?;
+        bytes += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            let children = names(&path)?;
+            pending.extend(children.into_iter().map(|name| path.join(name)));
+        }
+    }
+    Ok(bytes)
+}

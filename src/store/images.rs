@@ -1,0 +1,241 @@
+//! The images of the store: `index.json` of the OCI image layout.
+//!
+//! An image with a name is a descriptor with the annotation `org.opencontainers.image.ref.name`
+//! whose value is the full reference, which is also what skopeo and podman look for. An image that
+//! lost its name to another keeps its descriptor without it, and is dangling.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, Store, StoreLock, files};
+use crate::oci::{Descriptor, Digest, Document, Manifest, Platform, Reference};
+
+/// Names the image.
+pub const REFERENCE_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+/// The repository that a dangling image had a tag of.
+const REPOSITORY_ANNOTATION: &str = "io.github.plyfs.repository";
+
+pub(super) const EMPTY_INDEX: &[u8] =
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+/// An image as `index.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its name; `None` for a dangling image, or one that another tool stored without one.
+    pub reference: Option<Reference>,
+    /// The repository it came from, if known.
+    pub repository: Option<String>,
+    /// Its manifest or index.
+    pub descriptor: Descriptor,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct IndexFile {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Record {
+    /// A named image.
+    #[must_use]
+    pub fn named(reference: Reference, descriptor: Descriptor) -> Record {
+        Record {
+            repository: Some(reference.name()),
+            reference: Some(reference),
+            descriptor,
+        }
+    }
+
+    fn from_descriptor(mut descriptor: Descriptor) -> Record {
+        let name = descriptor.annotations.remove(REFERENCE_ANNOTATION);
+        // A name that is no reference was given by another tool; the image is shown without it.
+        let reference: Option<Reference> = name.as_deref().and_then(|name| name.parse().ok());
+        let repository = descriptor
+            .annotations
+            .remove(REPOSITORY_ANNOTATION)
+            .or_else(|| reference.as_ref().map(Reference::name));
+        if reference.is_none()
+            && let Some(name) = name
+        {
+            descriptor
+                .annotations
+                .insert(REFERENCE_ANNOTATION.to_owned(), name);
+        }
+        Record {
+            reference,
+            repository,
+            descriptor,
+        }
+    }
+
+    fn into_descriptor(self) -> Descriptor {
+        let mut descriptor = self.descriptor;
+        if let Some(reference) = self.reference {
+            let name = reference.to_string();
+            descriptor
+                .annotations
+                .insert(REFERENCE_ANNOTATION.to_owned(), name);
+        } else if let Some(repository) = self.repository {
+            descriptor
+                .annotations
+                .insert(REPOSITORY_ANNOTATION.to_owned(), repository);
+        }
+        descriptor
+    }
+}
+
+impl Store {
+    /// All images, in the order in which they were stored.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn images(&self) -> Result<Vec<Record>> {
+        let file = self.read_index()?;
+        Ok(file
+            .manifests
+            .into_iter()
+            .map(Record::from_descriptor)
+            .collect())
+    }
+
+    /// Publishes an image: from now on it is in the store. A name it takes from another image
+    /// leaves that one dangling.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
+    pub fn publish(&self, lock: &StoreLock, image: Record) -> Result<()> {
+        self.update(lock, |images| {
+            let named =
+                |other: &Record| other.reference.is_some() && other.reference == image.reference;
+            if images
+                .iter()
+                .any(|other| named(other) && same(other, &image))
+            {
+                return;
+            }
+            for other in images.iter_mut().filter(|other| named(other)) {
+                other.reference = None;
+            }
+            // An image that has a name needs no nameless record beside it.
+            images.retain(|other| other.reference.is_some() || !same(other, &image));
+            images.push(image);
+            let tagged: Vec<Digest> = images
+                .iter()
+                .filter(|image| image.reference.is_some())
+                .map(|image| image.descriptor.digest)
+                .collect();
+            images.retain(|image| {
+                image.reference.is_some() || !tagged.contains(&image.descriptor.digest)
+            });
+        })
+    }
+
+    /// Takes images out of the index; what only they needed becomes garbage.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
+    pub fn unpublish(&self, lock: &StoreLock, gone: &[Record]) -> Result<()> {
+        self.update(lock, |images| images.retain(|image| !gone.contains(image)))
+    }
+
+    fn update(&self, _lock: &StoreLock, change: impl FnOnce(&mut Vec<Record>)) -> Result<()> {
+        let mut file = self.read_index()?;
+        let before = file.manifests.clone();
+        let mut images = file
+            .manifests
+            .into_iter()
+            .map(Record::from_descriptor)
+            .collect();
+        change(&mut images);
+        file.manifests = images.into_iter().map(Record::into_descriptor).collect();
+        if file.manifests == before {
+            return Ok(());
+        }
+        let path = self.root().join("index.json");
+        let bytes = serde_json::to_vec(&file).map_err(|error| Error::json(error, &path))?;
+        files::write_file(self.root(), &path, &bytes)
+    }
+
+    fn read_index(&self) -> Result<IndexFile> {
+        let path = self.root().join("index.json");
+        let bytes = std::fs::read(&path).map_err(|error| Error::io(error, "reading", &path))?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::json(error, &path))
+    }
+
+    /// Reads a stored manifest or index.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Damaged`] or [`Error::Document`].
+    pub fn document(&self, descriptor: &Descriptor) -> Result<Document> {
+        let bytes = self.read_blob(&descriptor.digest)?;
+        Document::parse(&bytes, Some(descriptor.media_type.as_str())).map_err(|source| {
+            Error::Document {
+                what: "manifest",
+                digest: descriptor.digest,
+                source,
+            }
+        })
+    }
+
+    /// The manifests of an image that are stored: one, or those of the platforms that were pulled.
+    ///
+    /// # Errors
+    /// As [`Store::document`].
+    pub fn manifests(&self, image: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
+        match self.document(image)? {
+            Document::Manifest(manifest) => Ok(vec![(image.clone(), manifest)]),
+            Document::Index(index) => {
+                let stored = index.images().filter(|entry| self.has_blob(&entry.digest));
+                stored
+                    .map(|entry| match self.document(entry)? {
+                        Document::Manifest(manifest) => Ok((entry.clone(), manifest)),
+                        // An index in an index names no platform's image.
+                        Document::Index(_) => Err(Error::Damaged {
+                            what: "manifest",
+                            digest: entry.digest,
+                        }),
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// The manifest of an image for `platform`; without one that of this machine, or else the
+    /// only one that is stored.
+    ///
+    /// # Errors
+    /// As [`Store::document`]; `Ok(None)` when no stored manifest fits.
+    pub fn manifest(
+        &self,
+        image: &Descriptor,
+        platform: Option<&Platform>,
+    ) -> Result<Option<(Descriptor, Manifest)>> {
+        let mut stored = self.manifests(image)?;
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
+        let best = stored
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (descriptor, _))| {
+                let rank = descriptor
+                    .platform
+                    .as_ref()
+                    .and_then(|found| wanted.rank(found))?;
+                Some((rank, at))
+            })
+            .min();
+        Ok(match best {
+            Some((_, at)) => Some(stored.swap_remove(at)),
+            None if stored.len() == 1 && (platform.is_none() || stored[0].0.platform.is_none()) => {
+                stored.pop()
+            }
+            None => None,
+        })
+    }
+}
+
+fn same(a: &Record, b: &Record) -> bool {
+    a.descriptor.digest == b.descriptor.digest
+}

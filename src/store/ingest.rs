@@ -1,0 +1,157 @@
+//! A blob on its way into the store.
+//!
+//! An ingest is a directory named after the blob's digest. Whoever holds its lock does the work;
+//! others wait and then find the blob there. What was received stays when the work is interrupted,
+//! so that the next one, in this or a later process, goes on where it stopped.
+//!
+//! ```text
+//! ingest/sha256-<hex>/  lock, blob (a prefix of the blob), layer/ (a packed layer being made)
+//! ```
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{Error, Result, Store, files};
+use crate::oci::Digest;
+
+/// A locked ingest.
+#[derive(Debug)]
+pub struct Ingest {
+    directory: PathBuf,
+    /// Held locked until dropped.
+    lock: File,
+    digest: Digest,
+}
+
+impl Store {
+    /// Locks the ingest of a blob, waiting for whoever has it; `waiting` is called before that.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn ingest(&self, digest: &Digest, waiting: impl FnOnce()) -> Result<Ingest> {
+        let name = format!("{}-{}", digest.algorithm(), digest.hex());
+        let directory = self.root().join("ingest").join(name);
+        let path = directory.join("lock");
+        let mut waiting = Some(waiting);
+        loop {
+            let made = DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory);
+            made.map_err(|error| Error::io(error, "making", &directory))?;
+            let file = match OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+            {
+                Ok(file) => file,
+                // Its owner has just finished and removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(error, "opening", &path)),
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    if let Some(waiting) = waiting.take() {
+                        waiting();
+                    }
+                    file.lock()
+                        .map_err(|error| Error::io(error, "locking", &path))?;
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(Error::io(error, "locking", &path));
+                }
+            }
+            if is_at(&file, &path)? {
+                return Ok(Ingest {
+                    directory,
+                    lock: file,
+                    digest: *digest,
+                });
+            }
+        }
+    }
+}
+
+/// Whether the locked file still has its name; its owner may have removed it meanwhile.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let ours = file
+        .metadata()
+        .map_err(|error| Error::io(error, "reading", path))?;
+    match std::fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(error, "reading", path)),
+    }
+}
+
+impl Ingest {
+    /// The blob being received.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Opens the file that receives the blob, for reading what is there and appending to it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_blob(&self) -> Result<File> {
+        let path = self.blob_path();
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path);
+        file.map_err(|error| Error::io(error, "opening", &path))
+    }
+
+    /// The file that receives the blob.
+    #[must_use]
+    pub fn blob_path(&self) -> PathBuf {
+        self.directory.join("blob")
+    }
+
+    /// Makes an empty directory in which to pack the layer, removing an earlier attempt.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn fresh_layer(&self) -> Result<PathBuf> {
+        let path = self.directory.join("layer");
+        files::remove_tree_if_there(&path)?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| Error::io(error, "making", &path))?;
+        Ok(path)
+    }
+
+    /// Moves the received blob, which must be complete, verified and synced, to its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn commit_blob(&self, store: &Store) -> Result<()> {
+        store.commit_blob(&self.blob_path(), &self.digest)
+    }
+
+    /// Throws away what was received and packed; the lock stays.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn reset(&self) -> Result<()> {
+        files::remove_if_there(&self.blob_path())?;
+        files::remove_tree_if_there(&self.directory.join("layer"))
+    }
+
+    /// Ends the ingest: what is still in it is removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<()> {
+        // The lock is still held, so nobody else works in here.
+        files::remove_tree_if_there(&self.directory)?;
+        drop(self.lock);
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Packed layers and chains in the store.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, Store, files};
+use crate::oci::{ChainId, DiffId, Digest};
+
+/// The blob that a layer was packed from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerSource {
+    /// Digest of the blob, as it was distributed.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What `layer.json` tells of a packed layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerRecord {
+    /// SHA-256 of the uncompressed archive.
+    pub diff_id: DiffId,
+    /// The blob it was packed from.
+    pub source: LayerSource,
+    /// Bytes of the uncompressed archive.
+    pub uncompressed_bytes: u64,
+    /// Bytes of the contents of its files.
+    pub content_bytes: u64,
+    /// Entries of the archive.
+    pub entries: u64,
+    /// Bytes of `pack`.
+    pub pack_bytes: u64,
+    /// Files in `files/`.
+    pub large_files: u32,
+}
+
+impl Store {
+    /// Whether the packed layer is there.
+    #[must_use]
+    pub fn has_layer(&self, layer: &DiffId) -> bool {
+        self.layer_path(layer).join("layer.json").is_file()
+    }
+
+    /// What is recorded of a packed layer.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Io`] or [`Error::Json`].
+    pub fn layer_record(&self, layer: &DiffId) -> Result<LayerRecord> {
+        let path = self.layer_path(layer).join("layer.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Missing {
+                    what: "layer",
+                    digest: layer.0,
+                });
+            }
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| Error::json(error, &path))
+    }
+
+    /// Writes `layer.json` into a layer that is being made.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_layer_record(&self, directory: &Path, record: &LayerRecord) -> Result<()> {
+        let path = directory.join("layer.json");
+        let bytes = serde_json::to_vec(record).map_err(|error| Error::json(error, &path))?;
+        std::fs::write(&path, bytes).map_err(|error| Error::io(error, "writing", &path))
+    }
+
+    /// Moves a packed layer, which must be complete and synced, to its place. When another process
+    /// was faster, its layer stays and this one is removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn commit_layer(&self, staged: &Path, layer: &DiffId) -> Result<()> {
+        commit_directory(staged, &self.layer_path(layer))
+    }
+
+    /// Whether the chain index is there.
+    #[must_use]
+    pub fn has_chain(&self, chain: &ChainId) -> bool {
+        self.chain_path(chain).join("index").is_file()
+    }
+
+    /// Stores a chain index that `write` produces.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also for what `write` reports.
+    pub fn write_chain(
+        &self,
+        chain: &ChainId,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let staging = self.staging()?;
+        let staged = staging.path();
+        let path = staged.join("index");
+        let written = std::fs::File::create(&path).and_then(|file| {
+            let mut out = io::BufWriter::with_capacity(1 << 20, file);
+            write(&mut out)?;
+            out.into_inner()
+                .map_err(io::IntoInnerError::into_error)?
+                .sync_all()
+        });
+        written.map_err(|error| Error::io(error, "writing", &path))?;
+        commit_directory(staged, &self.chain_path(chain))
+    }
+}
+
+fn commit_directory(staged: &Path, target: &Path) -> Result<()> {
+    if let Some(parent) = target.parent() {
+        let made = std::fs::create_dir_all(parent);
+        made.map_err(|error| Error::io(error, "making", parent))?;
+    }
+    match std::fs::rename(staged, target) {
+        Ok(()) => files::sync_parent(target),
+        // rename(2) refuses to replace a directory that is not empty.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+            ) =>
+        {
+            files::remove_tree_if_there(staged)
+        }
+        Err(error) => Err(Error::io(error, "storing", target)),
+    }
+}

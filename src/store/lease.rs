@@ -1,0 +1,145 @@
+//! Leases: what live processes need from the store.
+//!
+//! A pull leases what it is about to refer to, a mount what it serves. The lease is a small file
+//! that its owner keeps locked; the kernel drops the lock with the process, so a lease never
+//! outlives its owner, whatever ends it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, Store, files};
+use crate::oci::Digest;
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseKind {
+    /// A pull or import in progress.
+    Pull,
+    /// A live mount.
+    Mount,
+}
+
+/// What a lease says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseRecord {
+    /// What for.
+    pub kind: LeaseKind,
+    /// The process that holds it.
+    pub pid: u32,
+    /// The image as people know it.
+    pub image: String,
+    /// Where it is mounted, escaped as text; of mounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<String>,
+    /// Digests that must stay: of blobs, layers (diffIDs) and chains alike. A manifest keeps what
+    /// it refers to.
+    pub digests: Vec<Digest>,
+}
+
+/// A lease, held until dropped, or until the last process that inherited it ends.
+#[derive(Debug)]
+pub struct Lease {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lease {
+    fn write(&mut self, record: &LeaseRecord) -> Result<()> {
+        let bytes = serde_json::to_vec(record).map_err(|error| Error::json(error, &self.path))?;
+        let written = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .and_then(|()| self.file.write_all(&bytes));
+        written.map_err(|error| Error::io(error, "writing", &self.path))
+    }
+
+    /// Ends the lease and removes its file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn end(self) -> Result<()> {
+        files::remove_if_there(&self.path)
+    }
+}
+
+impl Store {
+    /// Takes a lease. Whoever looks for garbage afterwards keeps what it names.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lease(&self, record: &LeaseRecord) -> Result<Lease> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        // A sweep that is under way has read the leases already; wait until it is over.
+        let _lock = self.lock()?;
+        loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("leases/{}-{count}.json", std::process::id());
+            let path = self.root().join(name);
+            let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(Error::io(error, "making", &path)),
+            };
+            file.lock()
+                .map_err(|error| Error::io(error, "locking", &path))?;
+            let mut lease = Lease { file, path };
+            lease.write(record)?;
+            return Ok(lease);
+        }
+    }
+
+    /// Replaces what a lease says.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn update_lease(&self, lease: &mut Lease, record: &LeaseRecord) -> Result<()> {
+        // Readers hold the lock too, so they never see half a record.
+        let _lock = self.lock()?;
+        lease.write(record)
+    }
+
+    /// The leases whose owners live. Files that dead owners left are removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn leases(&self) -> Result<Vec<LeaseRecord>> {
+        let _lock = self.lock()?;
+        self.leases_locked()
+    }
+
+    pub(super) fn leases_locked(&self) -> Result<Vec<LeaseRecord>> {
+        let directory = self.root().join("leases");
+        let entries = std::fs::read_dir(&directory)
+            .map_err(|error| Error::io(error, "reading", &directory))?;
+        let mut records = Vec::new();
+        for entry in entries {
+            let path = entry
+                .map_err(|error| Error::io(error, "reading", &directory))?
+                .path();
+            let mut file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(error, "reading", &path)),
+            };
+            match file.try_lock_shared() {
+                Ok(()) => files::remove_if_there(&path)?,
+                Err(TryLockError::WouldBlock) => {
+                    let mut bytes = Vec::new();
+                    file.read_to_end(&mut bytes)
+                        .map_err(|error| Error::io(error, "reading", &path))?;
+                    let record = serde_json::from_slice(&bytes);
+                    records.push(record.map_err(|error| Error::json(error, &path))?);
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", &path)),
+            }
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,193 @@
+//! The scripts that other tests rely on: compare-tree sees what it is for, odd-image makes what it says.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use support::{Need, make_odd_image, require, script, succeed, temp_dir};
+
+/// Runs compare-tree; returns its exit status and what it printed.
+fn compare(args: &[&str], a: &Path, b: &Path) -> (Option<i32>, String) {
+    let output = Command::new(script("compare-tree"))
+        .args(args)
+        .args([a, b])
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+    )
+}
+
+fn plant(root: &Path) {
+    fs::create_dir_all(root.join("d")).unwrap();
+    fs::write(root.join("d/one"), "one").unwrap();
+    fs::hard_link(root.join("d/one"), root.join("two")).unwrap();
+    fs::write(root.join("three"), "three").unwrap();
+    symlink("three", root.join("link")).unwrap();
+    for name in ["d/one", "three", "d", "."] {
+        let file = fs::File::open(root.join(name)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000, 123_456_789);
+        file.set_modified(time).unwrap();
+    }
+}
+
+/// A way to change a tree, and what compare-tree must say of it.
+type Case = (&'static str, fn(&Path), &'static str);
+
+#[test]
+fn compare_tree_sees_every_kind_of_difference() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let cases: &[Case] = &[
+        (
+            "content",
+            |root| fs::write(root.join("three"), "THREE").unwrap(),
+            "three: content",
+        ),
+        (
+            "size",
+            |root| fs::write(root.join("three"), "3").unwrap(),
+            "three: size: 5 | 1",
+        ),
+        (
+            "name",
+            |root| fs::write(root.join("new\n"), "").unwrap(),
+            "new\\x0a: only in B (file)",
+        ),
+        (
+            "absence",
+            |root| fs::remove_file(root.join("three")).unwrap(),
+            "three: only in A (file)",
+        ),
+        (
+            "mode",
+            |root| {
+                fs::set_permissions(root.join("three"), fs::Permissions::from_mode(0o4711)).unwrap()
+            },
+            "three: mode: 0644 | 4711",
+        ),
+        (
+            "target",
+            |root| {
+                fs::remove_file(root.join("link")).unwrap();
+                symlink("four", root.join("link")).unwrap();
+            },
+            "link: target: three | four",
+        ),
+        (
+            "kind",
+            |root| {
+                fs::remove_file(root.join("three")).unwrap();
+                fs::create_dir(root.join("three")).unwrap();
+            },
+            "three: kind: file | dir",
+        ),
+        (
+            "links",
+            |root| {
+                fs::remove_file(root.join("two")).unwrap();
+                fs::copy(root.join("d/one"), root.join("two")).unwrap();
+            },
+            "two: links: d/one | -",
+        ),
+        (
+            "time",
+            |root| {
+                let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000, 123_456_788);
+                fs::File::open(root.join("three"))
+                    .unwrap()
+                    .set_modified(time)
+                    .unwrap();
+            },
+            "three: mtime: 1000.123456789 | 1000.123456788",
+        ),
+    ];
+    for (what, change, said) in cases {
+        let directory = temp_dir();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        for root in [&a, &b] {
+            plant(root);
+        }
+        assert_eq!(
+            compare(&["--ignore", "mtime"], &a, &b),
+            (Some(0), String::new()),
+            "{what}"
+        );
+        change(&b);
+        let (status, output) = compare(&[], &a, &b);
+        assert_eq!(status, Some(1), "{what}");
+        assert!(
+            output.contains(said),
+            "{what}: {said:?} is not said in:\n{output}"
+        );
+        // A manifest stands for the tree that it was made from.
+        let manifest = directory.path().join("a.json");
+        succeed(
+            Command::new(script("compare-tree"))
+                .arg("--write-manifest")
+                .args([&manifest, &a]),
+        );
+        assert_eq!(
+            compare(&[], &manifest, &a),
+            (Some(0), String::new()),
+            "{what}"
+        );
+        assert_eq!(compare(&[], &manifest, &b).1, output, "{what}");
+    }
+}
+
+#[test]
+fn compare_tree_tells_wrong_usage_from_differences() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let directory = temp_dir();
+    let missing = directory.path().join("missing");
+    assert_eq!(compare(&[], directory.path(), &missing).0, Some(2));
+    assert_eq!(
+        compare(&["--ignore", "colour"], directory.path(), directory.path()).0,
+        Some(2)
+    );
+}
+
+/// GNU tar reads the lowest layer as the model does, where the two follow the same rules.
+#[test]
+fn odd_image_agrees_with_tar() {
+    if !require(&[Need::Root, Need::Program("python3"), Need::Program("tar")]) {
+        return;
+    }
+    let groups = "hard-links,names,sparse-files,sizes,modes,kinds,owners,devices,contiguous";
+    let odd = make_odd_image("odd-tar", &["--gzip", "--layers", "1", "--only", groups]);
+    let layers = fs::read_dir(odd.layout.join("blobs/sha256")).unwrap();
+    let layer = layers
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| path.metadata().unwrap().len());
+    let directory = temp_dir();
+    let mut tar = Command::new("tar");
+    tar.arg("-C")
+        .arg(directory.path())
+        .args(["-xpzf"])
+        .arg(layer.unwrap())
+        .arg("--numeric-owner");
+    succeed(&mut tar);
+    let (_, said) = compare(&["--ignore", "mtime,mode"], directory.path(), &odd.expected);
+    assert_eq!(said, "");
+}
+
+#[test]
+fn odd_image_is_the_same_at_every_run() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let (a, b) = (make_odd_image("odd-a", &[]), make_odd_image("odd-b", &[]));
+    assert_eq!(
+        fs::read(a.layout.join("index.json")).unwrap(),
+        fs::read(b.layout.join("index.json")).unwrap()
+    );
+    assert_eq!(fs::read(a.expected).unwrap(), fs::read(b.expected).unwrap());
+}

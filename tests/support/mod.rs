@@ -1,0 +1,283 @@
+//! What the end-to-end tests share: what a test needs, directories and stores that go away, mounts that
+//! are always unmounted, a registry of one's own, odd images, and the comparison of trees.
+//!
+//! A test that needs something begins with `if !require(&[Need::Fuse]) { return; }`. What is missing
+//! leaves it out on a laptop, and fails it where `CI` is set.
+
+// Each test program uses its own part of this.
+#![allow(dead_code, unused_imports)]
+
+mod registry;
+mod store;
+
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+pub use registry::Registry;
+pub use store::{MountGuard, Store};
+
+/// What a test cannot do without.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// Root in the first user namespace.
+    Root,
+    /// A usable /dev/fuse.
+    Fuse,
+    /// A way to act as an ordinary user: being one, or being root and becoming one.
+    PlainUser,
+    /// A program in `PATH`.
+    Program(&'static str),
+}
+
+/// Whether everything in `needs` is there. Says what is not; panics about it where `CI` is set.
+pub fn require(needs: &[Need]) -> bool {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !is_there(need)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{name} lacks {missing:?}, and CI is set"
+    );
+    eprintln!("SKIP {name}: lacks {missing:?}");
+    false
+}
+
+fn is_there(need: &Need) -> bool {
+    match need {
+        Need::Root => is_root(),
+        Need::Fuse => {
+            fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/fuse")
+                .is_ok()
+                && program("fusermount3").is_some()
+        }
+        Need::PlainUser => !is_root() || program("setpriv").is_some(),
+        Need::Program(name) => program(name).is_some(),
+    }
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(str::to_owned);
+    let mut places = path.split(':').map(str::to_owned).chain(more);
+    places.find_map(|place| Some(Path::new(&place).join(name)).filter(|found| found.exists()))
+}
+
+/// Who runs a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// Whoever runs the tests.
+    Same,
+    /// An ordinary user: `nobody` when the tests run as root.
+    Plain,
+}
+
+/// `program` as `user`, with a home that is not ours and without our settings.
+pub fn command_as(user: User, program: impl AsRef<OsStr>) -> Command {
+    let mut command = if user == User::Plain && is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--",
+        ]);
+        command.arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    let home = shared_dir();
+    command
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home.join("data"))
+        .stdin(Stdio::null());
+    for name in [
+        "PLYFS_ROOT",
+        "XDG_RUNTIME_DIR",
+        "DOCKER_CONFIG",
+        "REGISTRY_AUTH_FILE",
+        "RUST_LOG",
+    ] {
+        command.env_remove(name);
+    }
+    command.process_group(0);
+    command
+}
+
+/// A directory that goes away with its value, open to every user.
+pub fn temp_dir() -> TempDir {
+    let directory = tempfile::Builder::new()
+        .prefix("plyfs-test-")
+        .tempdir()
+        .unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+/// A directory for the whole test program: made once, swept by the next run.
+fn shared_dir() -> &'static Path {
+    static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let user = nix::unistd::geteuid();
+        let all = std::env::temp_dir().join(format!("plyfs-tests-{user}"));
+        fs::create_dir_all(&all).unwrap();
+        for old in fs::read_dir(&all).unwrap().flatten() {
+            let name = old.file_name().to_string_lossy().into_owned();
+            if !Path::new("/proc").join(name).exists() {
+                if let Err(error) = fs::remove_dir_all(old.path()) {
+                    eprintln!("{} stays: {error}", old.path().display());
+                }
+            }
+        }
+        let own = all.join(std::process::id().to_string());
+        fs::create_dir_all(&own).unwrap();
+        for directory in [&all, &own] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        own
+    })
+}
+
+/// The program under test, where every user can run it (the build directory may lie in a closed home).
+pub fn plyfs_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let copy = shared_dir().join("plyfs");
+        fs::copy(env!("CARGO_BIN_EXE_plyfs"), &copy).unwrap();
+        copy
+    })
+}
+
+/// A file of `scripts/`.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("scripts")
+        .join(name)
+}
+
+/// An image with every lawful oddity, and what it must look like.
+#[derive(Debug)]
+pub struct OddImage {
+    /// The OCI layout; its one image has the tag `odd`.
+    pub layout: PathBuf,
+    /// A manifest for [`compare_tree`].
+    pub expected: PathBuf,
+}
+
+/// Makes the odd image, once for the whole test program.
+pub fn odd_image() -> &'static OddImage {
+    static ODD: OnceLock<OddImage> = OnceLock::new();
+    ODD.get_or_init(|| make_odd_image("odd", &[]))
+}
+
+/// Makes an odd image with further arguments of `scripts/odd-image`, in a directory called `name`.
+pub fn make_odd_image(name: &str, args: &[&str]) -> OddImage {
+    let directory = shared_dir().join(name);
+    succeed(Command::new(script("odd-image")).arg(&directory).args(args));
+    OddImage {
+        layout: directory.join("oci"),
+        expected: directory.join("expected.json"),
+    }
+}
+
+/// Compares two trees (directories or manifests) and panics with their differences.
+pub fn compare_tree(user: User, args: &[&str], a: &Path, b: &Path) {
+    // The scripts may lie in a closed home as well.
+    let scripts = shared_dir().join("scripts");
+    static COPIED: OnceLock<()> = OnceLock::new();
+    COPIED.get_or_init(|| {
+        fs::create_dir_all(&scripts).unwrap();
+        for name in ["compare-tree", "tree_manifest.py"] {
+            fs::copy(script(name), scripts.join(name)).unwrap();
+        }
+    });
+    let mut command = command_as(user, scripts.join("compare-tree"));
+    let output = command
+        .args(["--limit", "40"])
+        .args(args)
+        .args([a, b])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{} and {} differ:\n{}",
+        a.display(),
+        b.display(),
+        text(&output)
+    );
+}
+
+/// Runs a command to its end; panics with all it said unless it succeeds.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        text(&output)
+    );
+    output
+}
+
+/// Runs a command that must fail with `status`, and returns what it said on stderr.
+pub fn fail(command: &mut Command, status: i32) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{command:?}:\n{}",
+        text(&output)
+    );
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Both outputs, for messages.
+pub fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr]
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .concat()
+}
+
+/// Copies an image with skopeo.
+pub fn skopeo_copy(args: &[&str], from: &str, to: &str) {
+    let mut command = Command::new("skopeo");
+    command
+        .args(["--insecure-policy", "copy", "--quiet"])
+        .args(args)
+        .args([from, to]);
+    succeed(&mut command);
+}
+
+/// Waits until `done` or panics.
+pub fn wait_for(what: impl Debug, mut done: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    panic!("waited in vain for {what:?}");
+}
