@@ -28,8 +28,11 @@ pub fn in_private_mounts(test: impl FnOnce() + Send) {
     });
 }
 
+/// The kernel follows all it can.
+const TRUSTED: &str = "metacopy=on,redirect_dir=on";
+
 /// Mounts `layers` read-only.
-fn mount_overlay(at: &Path, layers: &[PathBuf], data: &[PathBuf]) {
+fn mount_overlay(at: &Path, layers: &[PathBuf], data: &[PathBuf], options: &str) {
     let join = |paths: &[PathBuf], between: &str| -> String {
         let paths: Vec<&str> = paths.iter().map(|p| p.to_str().expect("text")).collect();
         paths.join(between)
@@ -38,7 +41,7 @@ fn mount_overlay(at: &Path, layers: &[PathBuf], data: &[PathBuf]) {
     if !data.is_empty() {
         lower = format!("{lower}::{}", join(data, "::"));
     }
-    let options = format!("lowerdir={lower},metacopy=on,redirect_dir=on");
+    let options = format!("lowerdir={lower},{options}");
     std::fs::create_dir_all(at).expect("a mount point");
     mount(
         Some("o"),
@@ -125,8 +128,8 @@ pub fn assert_same(ours: Rows, theirs: &Rows) {
     assert!(more.is_empty(), "too many: {more:?}");
 }
 
-fn compare(layers: &[PathBuf], data: &[PathBuf], at: &Path) {
-    mount_overlay(at, layers, data);
+fn compare(layers: &[PathBuf], data: &[PathBuf], at: &Path, options: &str) {
+    mount_overlay(at, layers, data, options);
     let theirs = mounted(at);
     assert_same(
         rows(&open_with(layers, data, StackOptions::default())),
@@ -197,7 +200,7 @@ fn the_same_tree() {
                 "wc only/w",
             ],
         ]);
-        compare(&layers, &[], &lab.path().join("mnt"));
+        compare(&layers, &[], &lab.path().join("mnt"), TRUSTED);
     });
 }
 
@@ -227,7 +230,7 @@ fn the_same_content_of_metacopy_files() {
                     .expect("a redirect");
             }
         }
-        compare(&layers, &data, &lab.path().join("mnt"));
+        compare(&layers, &data, &lab.path().join("mnt"), TRUSTED);
     });
 }
 
@@ -243,7 +246,7 @@ fn random_stacks_are_what_the_kernel_makes_of_them() {
             // The kernel wants two.
             layers.push(lab.empty());
             let at = lab.path().join("mnt");
-            mount_overlay(&at, &layers, &[]);
+            mount_overlay(&at, &layers, &[], TRUSTED);
             assert_same(rows(&open(&layers)), &mounted(&at));
             nix::mount::umount(&at).expect("umount");
         }
@@ -307,7 +310,15 @@ fn layers_that_the_kernel_wrote() {
                     .wrapping_add(1_442_695_040);
                 (state >> 33) as usize % below
             };
-            let mut layers = super::model::random_layers(&mut lab, 100 + seed as u8);
+            // Every third time with the marks that an ordinary user can make.
+            let (options, mut layers) = if seed % 3 == 0 {
+                ("userxattr", Vec::new())
+            } else {
+                (
+                    TRUSTED,
+                    super::model::random_layers(&mut lab, 100 + seed as u8),
+                )
+            };
             let lines: Vec<String> = (0..36)
                 .map(|n| format!("f k{}/l{}/m{}/f{n} {n}", n % 2, n % 3, n % 4))
                 .collect();
@@ -316,8 +327,8 @@ fn layers_that_the_kernel_wrote() {
             for _ in 0..3 {
                 let (upper, work) = (lab.empty(), lab.empty());
                 let lower: Vec<&str> = layers.iter().map(|l| l.to_str().expect("text")).collect();
-                let options = format!(
-                    "lowerdir={},upperdir={},workdir={},metacopy=on,redirect_dir=on",
+                let writable = format!(
+                    "lowerdir={},upperdir={},workdir={},{options}",
                     lower.join(":"),
                     upper.display(),
                     work.display()
@@ -328,14 +339,14 @@ fn layers_that_the_kernel_wrote() {
                     &at,
                     Some("overlay"),
                     MsFlags::empty(),
-                    Some(options.as_str()),
+                    Some(writable.as_str()),
                 )
                 .expect("an overlay mount");
                 change(&at, &mut random);
                 nix::mount::umount(&at).expect("umount");
                 layers.insert(0, upper);
             }
-            compare(&layers, &[], &at);
+            compare(&layers, &[], &at, options);
             nix::mount::umount(&at).expect("umount");
         }
     });

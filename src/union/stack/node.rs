@@ -343,7 +343,8 @@ impl Numbers {
         reserved.numbers.get(identity).copied()
     }
 
-    /// Reserves a number for `identity`, for ever.
+    /// Reserves a number for `identity`, for ever: a number that users saw must not come to mean
+    /// something else. Few objects need one.
     pub(super) fn reserve(&self, identity: Identity) -> u64 {
         if let Some(number) = self.known(&identity) {
             return number;
