@@ -5,24 +5,20 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyXattr, Request, TimeOrNow,
 };
 
-use super::ahead::Ahead;
-use super::backings::Backings;
-use super::contents::Contents;
+use super::Data;
 use super::convert::{self, FOREVER, node};
-use super::{Data, Settings};
-use crate::overlay::{Attributes, Listed, Overlay, Result};
+use super::handler::Adapter;
+use crate::overlay::{Attributes, Listed};
 
 /// Numbers of nodes are never used again, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
@@ -31,87 +27,6 @@ const MAX_BACKGROUND: u16 = 128;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What answers the kernel.
-#[derive(Debug)]
-pub(super) struct Adapter {
-    pub(super) overlay: Arc<Overlay>,
-    pub(super) settings: Settings,
-    pub(super) contents: Contents,
-    pub(super) backings: Backings,
-    pub(super) ahead: Option<Ahead>,
-}
-
-impl Adapter {
-    /// Does the work of one request. A failure is logged here, and a panic becomes one.
-    fn answer<T>(
-        &self,
-        what: &'static str,
-        ino: INodeNo,
-        work: impl FnOnce() -> Result<T>,
-    ) -> std::result::Result<T, Errno> {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let serious = error.errno == nix::errno::Errno::EIO;
-                let level = if serious {
-                    log::Level::Error
-                } else {
-                    log::Level::Debug
-                };
-                log::log!(level, "{what} of node {}: {error}", ino.0);
-                Err(convert::error(&error))
-            }
-            Err(_panic) => {
-                log::error!("{what} of node {}: a bug in plyfs made this fail", ino.0);
-                Err(Errno::EIO)
-            }
-        }
-    }
-
-    /// Notes that the kernel knows `ino` from now on.
-    fn told(&self, ino: INodeNo) {
-        if let Some(ahead) = &self.ahead {
-            ahead.told(node(ino));
-        }
-    }
-
-    /// Notes that the kernel knows all entries of `ino`, which it does when it is told that no
-    /// more follow.
-    fn listed(&self, ino: INodeNo, at_end: bool) {
-        if at_end && let Some(ahead) = &self.ahead {
-            ahead.listed(node(ino));
-        }
-    }
-
-    fn forgotten(&self, ino: INodeNo, count: u64) {
-        if let Some(ahead) = &self.ahead {
-            ahead.forgotten(node(ino));
-        }
-        self.overlay.forget(node(ino), count);
-    }
-
-    /// The flags of the connection; what the kernel does not offer is left out.
-    fn flags(&self) -> InitFlags {
-        let mut flags = InitFlags::FUSE_ASYNC_READ
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-            | InitFlags::FUSE_EXPORT_SUPPORT
-            | InitFlags::FUSE_HAS_RESEND;
-        flags |= match self.settings.data {
-            Data::Cached => InitFlags::FUSE_NO_OPEN_SUPPORT,
-            Data::Passthrough { .. } => InitFlags::FUSE_PASSTHROUGH,
-        };
-        if self.settings.acl {
-            flags |= InitFlags::FUSE_POSIX_ACL;
-        }
-        flags
-    }
 }
 
 /// Sends the value of an extended attribute, or only its length.

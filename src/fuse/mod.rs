@@ -17,6 +17,7 @@ mod ahead;
 mod backings;
 mod contents;
 mod convert;
+mod handler;
 mod passthrough;
 mod seek;
 mod session;

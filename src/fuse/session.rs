@@ -7,10 +7,10 @@ use std::sync::Arc;
 use fuser::{Config, Session, SessionACL};
 
 use super::Settings;
-use super::adapter::Adapter;
 use super::ahead::{self, Ahead};
 use super::backings::Backings;
 use super::contents::Contents;
+use super::handler::Adapter;
 use crate::overlay::Overlay;
 
 /// A connection that has shaken hands and waits to be served.

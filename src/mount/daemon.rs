@@ -125,11 +125,8 @@ fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> 
             return Err(error);
         }
     };
-    let own = match pending.finish() {
-        Ok(own) => own,
-        // With the mount gone the server ends by itself.
-        Err(error) => return Err(error),
-    };
+    // Without its mount the server ends by itself.
+    let own = pending.finish()?;
     let mount_id = own.map(|own| own.id);
     let told = match on_ready {
         Some(on_ready) => on_ready(Ready {

@@ -140,9 +140,12 @@ impl Chain {
     }
 
     pub(super) fn lookup(&self, directory: NodeNumber, name: &[u8]) -> Result<Option<Attributes>> {
+        // Whoever has a file handle asks for the file itself so, whatever its kind.
+        if name == b"." {
+            return self.attributes(directory).map(Some);
+        }
         let (row, node) = self.directory(directory)?;
         match name {
-            b"." => Ok(Some(attributes(directory, node))),
             b".." => self.attributes(number(node.parent())).map(Some),
             _ => match self.index.lookup(row, name) {
                 Some(Named::Node(child)) => self.attributes(number(child)).map(Some),

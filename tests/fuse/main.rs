@@ -1,0 +1,14 @@
+//! Mounted images, through the kernel: what programs see, and how mounts begin and end.
+//!
+//! Needs /dev/fuse, and root for most of it. As root the tests let everybody open /dev/fuse, so
+//! that they can mount as an ordinary user too.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod content;
+mod fixture;
+mod handles;
+mod lifecycle;
+mod plain;
+mod stack;
