@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{User, command_as, fail, plyfs_program, succeed, temp_dir, text};
@@ -73,6 +74,13 @@ impl Store {
         fail(&mut self.command(args), status)
     }
 
+    /// What `plyfs mounts` tells of the mount on `path`; other mounts of the machine are none of ours.
+    pub fn listed(&self, path: &Path) -> Option<Value> {
+        let table: Value = serde_json::from_str(&self.stdout(["mounts", "--json"])).unwrap();
+        let mut mounts = table.as_array().unwrap().clone().into_iter();
+        mounts.find(|mount| mount["mountPoint"].as_str().map(Path::new) == Some(path))
+    }
+
     /// Mounts `image` on the store's mountpoint.
     pub fn mount(&self, image: &str, options: &[&str]) -> MountGuard<'_> {
         self.mount_on(image, &self.mountpoint(), options)
@@ -111,6 +119,13 @@ impl MountGuard<'_> {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The process that serves it.
+    pub fn pid(&self) -> u64 {
+        let listed = self.store.listed(&self.path);
+        let pid = listed.as_ref().and_then(|mount| mount["pid"].as_u64());
+        pid.unwrap_or_else(|| panic!("no process in {listed:?}"))
     }
 
     /// Unmounts with `plyfs umount`, which must succeed.

@@ -1,0 +1,240 @@
+//! Mounts: how data reaches readers, how they begin and end.
+
+use std::fs;
+use std::process::Command;
+
+use super::support::{
+    Need, Store, User, command_as, is_mounted, odd_image, require, succeed, temp_dir, wait_for,
+};
+use super::{compare_with_expected, layout};
+
+fn stored(user: User) -> Store {
+    let store = Store::of(user);
+    store.run(["pull", &layout(&odd_image().layout, "odd"), "--name", "odd"]);
+    store
+}
+
+#[test]
+fn every_way_of_serving_data_gives_the_same_tree() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    for data in ["data=auto", "data=cached", "data=passthrough"] {
+        let mount = store.mount("odd", &[data]);
+        // Once from nothing, once from what the kernel keeps.
+        compare_with_expected(&mount, odd_image(), User::Same);
+        compare_with_expected(&mount, odd_image(), User::Same);
+        mount.unmount();
+    }
+}
+
+#[test]
+fn an_ordinary_user_sees_the_same_tree() {
+    if !require(&[Need::PlainUser, Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Plain);
+    let mount = store.mount("odd", &[]);
+    compare_with_expected(&mount, odd_image(), User::Plain);
+    mount.unmount();
+}
+
+#[test]
+fn two_mounts_of_one_image_live_side_by_side() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let (store, other) = (stored(User::Same), temp_dir());
+    let first = store.mount("odd", &[]);
+    let second = store.mount_on("odd", other.path(), &[]);
+    for mount in [&first, &second] {
+        let listed = store.listed(mount.path());
+        assert!(listed.is_some(), "{} is not listed", mount.path().display());
+    }
+    first.unmount();
+    compare_with_expected(&second, odd_image(), User::Same);
+    second.unmount();
+    assert_eq!(store.listed(&store.mountpoint()), None);
+    assert_eq!(store.listed(other.path()), None);
+}
+
+#[test]
+fn nothing_can_be_written() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let mount = store.mount("odd", &[]);
+    let error = fs::write(mount.path().join("new"), "x").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+    let error = fs::remove_file(mount.path().join("sizes/1")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+}
+
+/// Whatever unmounts, the daemon goes.
+#[test]
+fn the_daemon_ends_with_its_mount() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    for program in ["plyfs", "fusermount3", "umount"] {
+        if program == "umount" && !require(&[Need::Root]) {
+            continue;
+        }
+        let mount = store.mount("odd", &[]);
+        let pid = mount.pid();
+        match program {
+            "plyfs" => mount.unmount(),
+            "umount" => drop(succeed(Command::new("umount").arg(mount.path()))),
+            _ => drop(succeed(
+                Command::new("fusermount3").arg("-u").arg(mount.path()),
+            )),
+        }
+        wait_for(format!("the daemon to end after {program}"), || {
+            !running(pid)
+        });
+    }
+}
+
+fn running(pid: u64) -> bool {
+    // A daemon whose parent does not wait for it may stay as a zombie where there is no init.
+    let status = fs::read_to_string(format!("/proc/{pid}/stat"));
+    status.is_ok_and(|line| {
+        line.rsplit(')')
+            .next()
+            .is_some_and(|rest| !rest.starts_with(" Z"))
+    })
+}
+
+#[test]
+fn a_terminated_daemon_leaves_no_mount() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let mount = store.mount("odd", &[]);
+    let pid = mount.pid().to_string();
+    succeed(Command::new("kill").arg(&pid));
+    wait_for("the mount to go", || !is_mounted(mount.path()));
+}
+
+#[test]
+fn in_the_foreground_until_interrupted() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let path = store.mountpoint();
+    let mut command = store.command(["mount", "--foreground", "odd"]);
+    let mut child = command.arg(&path).spawn().unwrap();
+    wait_for("the mount", || is_mounted(&path));
+    assert!(fs::read_dir(&path).unwrap().count() > 10);
+    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let status = child.wait().unwrap();
+    assert!(!is_mounted(&path));
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn failures_say_what_and_leave_nothing() {
+    let (store, directory) = (Store::new(), temp_dir());
+    store.run([
+        "pull",
+        "-q",
+        &layout(&odd_image().layout, "odd"),
+        "--name",
+        "odd",
+    ]);
+    let said = store.fails(
+        1,
+        [
+            "mount".as_ref(),
+            "absent:1".as_ref(),
+            directory.path().as_os_str(),
+        ],
+    );
+    assert!(said.starts_with("plyfs: cannot mount "), "{said}");
+    assert!(said.contains("hint: plyfs pull absent:1"), "{said}");
+    let said = store.fails(1, ["mount", "odd", "/does/not/exist"]);
+    assert!(said.contains("/does/not/exist"), "{said}");
+    let said = store.fails(1, ["umount".as_ref(), directory.path().as_os_str()]);
+    assert!(said.starts_with("plyfs: "), "{said}");
+    assert_eq!(store.listed(directory.path()), None);
+}
+
+/// Directories instead of an image; the kernel's overlay is the oracle.
+#[test]
+fn a_union_of_directories() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let (store, work) = (Store::new(), temp_dir());
+    let at = |name: &str| work.path().join(name);
+    for name in [
+        "upper/dir",
+        "upper/opaque",
+        "lower/dir",
+        "lower/opaque",
+        "lower/deep/er",
+        "kernel",
+    ] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    for name in [
+        "lower/gone",
+        "lower/dir/lower",
+        "lower/opaque/hidden",
+        "lower/deep/er/x",
+        "upper/dir/upper",
+        "upper/opaque/new",
+    ] {
+        fs::write(at(name), name).unwrap();
+    }
+    for name in ["lower/both", "upper/both"] {
+        fs::write(at(name), name).unwrap();
+    }
+    succeed(
+        Command::new("mknod")
+            .arg(at("upper/gone"))
+            .args(["c", "0", "0"]),
+    );
+    let mut opaque = Command::new("setfattr");
+    succeed(
+        opaque
+            .args(["-n", "trusted.overlay.opaque", "-v", "y"])
+            .arg(at("upper/opaque")),
+    );
+    let lowers = format!(
+        "lowerdir={}:{}",
+        at("upper").display(),
+        at("lower").display()
+    );
+    succeed(
+        store
+            .command(["mount", "-o", &lowers])
+            .arg(store.mountpoint()),
+    );
+    let mounted = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &format!("ro,{lowers}")])
+        .arg(at("kernel"))
+        .status();
+    let same = super::support::script("compare-tree");
+    let compared = Command::new(same)
+        .arg("--ignore-xattr")
+        .arg("trusted.overlay.")
+        .arg(store.mountpoint())
+        .arg(at("kernel"))
+        .output();
+    for path in [store.mountpoint(), at("kernel")] {
+        succeed(command_as(User::Same, "umount").arg(path));
+    }
+    assert!(mounted.unwrap().success());
+    let compared = compared.unwrap();
+    assert!(
+        compared.status.success(),
+        "{}",
+        super::support::text(&compared)
+    );
+}

@@ -1,0 +1,164 @@
+//! What may go wrong in a pull: it is killed, others do the same, the source does not have it.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::support::{Need, Registry, Store, User, odd_image, require};
+use super::{compare_with_expected, layout};
+
+/// A pull that was killed at any point can be finished, and leaves nothing behind that `check` minds.
+#[test]
+fn a_killed_pull_can_be_finished() {
+    if !require(&[
+        Need::Fuse,
+        Need::Program("docker-registry"),
+        Need::Program("skopeo"),
+    ]) {
+        return;
+    }
+    let registry = Registry::start();
+    registry.push(&odd_image().layout, "odd", "odd:1");
+    let reference = registry.reference("odd:1");
+    let pull = ["pull", "-q", "--insecure", &reference];
+    let began = Instant::now();
+    Store::new().run(pull);
+    let whole = began.elapsed();
+
+    const POINTS: u32 = 16;
+    for point in 0..POINTS {
+        let store = Store::new();
+        // Twice, so that a pull which goes on is killed as well.
+        for _ in 0..2 {
+            let mut child = store.command(pull).stdout(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * point / POINTS);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // Killed at once, it had no time to make a store.
+        if store.root().join("index.json").exists() {
+            store.run(["check"]);
+        }
+        store.run(pull);
+        store.run(["check"]);
+        let ingest = store.root().join("ingest");
+        let left: Vec<_> = std::fs::read_dir(&ingest)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        assert!(
+            left.is_empty(),
+            "killed at {point}/{POINTS}, finished, and {left:?} is left"
+        );
+        if point % 5 == 4 {
+            compare_with_expected(&store.mount(&reference, &[]), odd_image(), User::Same);
+        }
+    }
+}
+
+#[test]
+fn pulls_of_one_image_at_once_all_succeed() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let (store, odd) = (Store::new(), odd_image());
+    let source = layout(&odd.layout, "odd");
+    let mut pulls: Vec<Child> = (0..4)
+        .map(|n| {
+            // Two under one name, two under others.
+            let name = format!("odd:{}", n / 2);
+            let mut command = store.command(["pull", "-q", &source, "--name", &name]);
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for pull in pulls.drain(..) {
+        let output = pull.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    store.run(["check"]);
+    assert_eq!(
+        store
+            .stdout(["image", "ls", "--format", "json"])
+            .lines()
+            .count(),
+        2
+    );
+    compare_with_expected(&store.mount("odd:1", &[]), odd, User::Same);
+}
+
+#[test]
+fn what_the_source_does_not_have() {
+    if !require(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    registry.push(&odd_image().layout, "odd", "odd:1");
+    for name in ["odd:2", "nothing/here:1"] {
+        let reference = registry.reference(name);
+        let said = store.fails(1, ["pull", "-q", "--insecure", &reference]);
+        assert!(
+            said.starts_with("plyfs: cannot pull ") && said.contains(&reference),
+            "{said}"
+        );
+    }
+    let said = store.fails(1, ["pull", "-q", "oci:/does/not/exist:1"]);
+    assert!(said.contains("/does/not/exist"), "{said}");
+    assert_eq!(store.stdout(["image", "ls", "--format", "json"]), "");
+}
+
+/// A registry that is not there is told soon enough, and clearly.
+#[test]
+fn a_registry_that_does_not_answer() {
+    let store = Store::new();
+    let began = Instant::now();
+    let said = store.fails(1, ["pull", "-q", "--insecure", "127.0.0.1:1/odd:1"]);
+    assert!(said.contains("127.0.0.1:1"), "{said}");
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "took {:?}",
+        began.elapsed()
+    );
+}
+
+/// Content that does not have the digest it should have never becomes part of an image.
+#[test]
+fn a_damaged_blob_is_refused() {
+    if !require(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    registry.push(&odd_image().layout, "odd", "odd:1");
+    let mut waiting = vec![registry.data().join("data")];
+    let mut blobs = Vec::new();
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => waiting.push(path),
+                path if path.ends_with("data") => blobs.push(path),
+                _ => {}
+            }
+        }
+    }
+    let largest = blobs
+        .iter()
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut content = std::fs::read(largest).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(largest, content).unwrap();
+    store.fails(
+        1,
+        ["pull", "-q", "--insecure", &registry.reference("odd:1")],
+    );
+    assert_eq!(store.stdout(["image", "ls", "--format", "json"]), "");
+    store.run(["check"]);
+}
