@@ -142,10 +142,9 @@ fn shared_dir() -> &'static Path {
         fs::create_dir_all(&all).unwrap();
         for old in fs::read_dir(&all).unwrap().flatten() {
             let name = old.file_name().to_string_lossy().into_owned();
-            if !Path::new("/proc").join(name).exists() {
-                if let Err(error) = fs::remove_dir_all(old.path()) {
-                    eprintln!("{} stays: {error}", old.path().display());
-                }
+            let ended = !Path::new("/proc").join(name).exists();
+            if ended && let Err(error) = fs::remove_dir_all(old.path()) {
+                eprintln!("{} stays: {error}", old.path().display());
             }
         }
         let own = all.join(std::process::id().to_string());
