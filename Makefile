@@ -54,7 +54,7 @@ check: check-helper
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p mount-helper -- -D warnings
 	$(CARGO) test --workspace --lib --bins
-	$(CARGO) test --test architecture --test scripts
+	$(CARGO) test --test architecture --test engine --test hostile
 
 check-helper:
 	@found=$$($(CARGO) tree -p mount-helper -e normal --prefix none --no-dedupe | \
@@ -82,7 +82,7 @@ doc:
 
 install: build
 	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
-	install -D -m 755 target/release/mount.plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
+	install -D -m 755 target/release/mount-plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
 	install -d $(DESTDIR)$(SBINDIR)
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.plyfs
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.fuse.plyfs

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod helper;
 mod inspect;
 mod mounts;
 mod robust;

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use super::support::{
-    APART, Need, Registry, Store, User, compare_tree, make_odd_image, odd_image, require,
-    skopeo_copy, succeed, temp_dir,
+    Need, Registry, Store, User, compare_tree, make_odd_image, odd_image, require, skopeo_copy,
+    succeed, temp_dir,
 };
 use super::{compare_with_expected, layout};
 
@@ -105,7 +105,7 @@ fn from_a_docker_archive() {
     // Docker's manifests know gzip only.
     let (store, odd, files) = (
         Store::new(),
-        make_odd_image("odd-gzip", &["--gzip", "--without", &APART.join(",")]),
+        make_odd_image("odd-gzip", &["--gzip"]),
         temp_dir(),
     );
     let source = format!("docker-archive:{}/odd.tar", files.path().display());
@@ -151,23 +151,4 @@ fn from_a_directory_and_from_its_archive() {
             &odd.expected,
         );
     }
-}
-
-#[test]
-fn whiteouts_of_the_longest_names() {
-    one_group(APART[0]);
-}
-
-#[test]
-fn opaque_marks_without_an_entry_for_their_directory() {
-    one_group(APART[1]);
-}
-
-fn one_group(group: &str) {
-    if !require(&[Need::Fuse]) {
-        return;
-    }
-    let (store, odd) = (Store::new(), make_odd_image(group, &["--only", group]));
-    store.run(["pull", "-q", &layout(&odd.layout, "odd"), "--name", "odd"]);
-    compare_with_expected(&store.mount("odd", &[]), &odd, User::Same);
 }

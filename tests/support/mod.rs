@@ -33,6 +33,8 @@ pub enum Need {
     Fuse,
     /// A way to act as an ordinary user: being one, or being root and becoming one.
     PlainUser,
+    /// The mount helper; `cargo build -p mount-helper` makes it.
+    Helper,
     /// A program in `PATH`.
     Program(&'static str),
 }
@@ -64,6 +66,7 @@ fn is_there(need: &Need) -> bool {
                 && program("fusermount3").is_some()
         }
         Need::PlainUser => !is_root() || program("setpriv").is_some(),
+        Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
     }
 }
@@ -142,10 +145,9 @@ fn shared_dir() -> &'static Path {
         fs::create_dir_all(&all).unwrap();
         for old in fs::read_dir(&all).unwrap().flatten() {
             let name = old.file_name().to_string_lossy().into_owned();
-            if !Path::new("/proc").join(name).exists() {
-                if let Err(error) = fs::remove_dir_all(old.path()) {
-                    eprintln!("{} stays: {error}", old.path().display());
-                }
+            let ended = !Path::new("/proc").join(name).exists();
+            if ended && let Err(error) = fs::remove_dir_all(old.path()) {
+                eprintln!("{} stays: {error}", old.path().display());
             }
         }
         let own = all.join(std::process::id().to_string());
@@ -167,6 +169,20 @@ pub fn plyfs_program() -> &'static Path {
     })
 }
 
+/// The mount helper, likewise, under the name that it is installed by.
+pub fn helper_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let copy = shared_dir().join("mount.plyfs");
+        fs::copy(built_helper(), &copy).unwrap();
+        copy
+    })
+}
+
+fn built_helper() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_plyfs")).with_file_name("mount-plyfs")
+}
+
 /// A file of `scripts/`.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -183,13 +199,10 @@ pub struct OddImage {
     pub expected: PathBuf,
 }
 
-/// Groups of oddities that have tests of their own, so that one defect does not fail everything.
-pub const APART: [&str; 2] = ["long-whiteouts", "bare-opaque"];
-
 /// Makes the odd image, once for the whole test program.
 pub fn odd_image() -> &'static OddImage {
     static ODD: OnceLock<OddImage> = OnceLock::new();
-    ODD.get_or_init(|| make_odd_image("odd", &["--without", &APART.join(",")]))
+    ODD.get_or_init(|| make_odd_image("odd", &[]))
 }
 
 /// Makes an odd image with further arguments of `scripts/odd-image`, in a directory called `name`.
