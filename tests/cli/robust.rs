@@ -1,7 +1,9 @@
 //! What may go wrong in a pull: it is killed, others do the same, the source does not have it.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::support::{Need, Registry, Store, User, odd_image, require};
 use super::{compare_with_expected, layout};
@@ -40,20 +42,48 @@ fn a_killed_pull_can_be_finished() {
         }
         store.run(pull);
         store.run(["check"]);
-        let ingest = store.root().join("ingest");
-        let left: Vec<_> = std::fs::read_dir(&ingest)
-            .unwrap()
-            .flatten()
-            .map(|e| e.file_name())
-            .collect();
-        assert!(
-            left.is_empty(),
-            "killed at {point}/{POINTS}, finished, and {left:?} is left"
-        );
         if point % 5 == 4 {
-            compare_with_expected(&store.mount(&reference, &[]), odd_image(), User::Same);
+            let mount = store.mount(&reference, &[]);
+            compare_with_expected(&mount, odd_image(), User::Same);
+            mount.unmount();
+        }
+        // Long after, with the image gone, nothing is left of any attempt.
+        for path in below(&store.root().join("ingest")) {
+            let eight_days = Duration::from_secs(8 * 24 * 3600);
+            File::open(path)
+                .unwrap()
+                .set_modified(SystemTime::now() - eight_days)
+                .unwrap();
+        }
+        store.run(["image", "rm", &reference]);
+        for place in [
+            "ingest",
+            "trash",
+            "leases",
+            "blobs/sha256",
+            "layers/sha256",
+            "chains/sha256",
+        ] {
+            let left = below(&store.root().join(place));
+            assert!(
+                left.is_empty(),
+                "killed at {point}/{POINTS}, finished, removed: {left:?} is left"
+            );
         }
     }
+}
+
+/// Everything below a directory.
+fn below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(below(&path));
+        }
+        found.push(path);
+    }
+    found
 }
 
 #[test]
