@@ -254,7 +254,8 @@ impl Pending {
         match self {
             Pending::Foreign => Ok(None),
             Pending::Detached { mount, directory } => {
-                let identity = sys::identity(mount.as_fd()).map_err(Error::system(NO_ANSWER))?;
+                let identity =
+                    sys::identity(mount.as_fd(), true).map_err(Error::system(NO_ANSWER))?;
                 mount
                     .attach(directory.as_fd())
                     .map_err(Error::system("cannot put the mount in its place"))?;
@@ -265,7 +266,7 @@ impl Pending {
                     .read(true)
                     .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
                     .open(&path)
-                    .and_then(|root| sys::identity(root.as_fd()));
+                    .and_then(|root| sys::identity(root.as_fd(), true));
                 match identity {
                     Ok(identity) => Ok(Some(identity)),
                     Err(error) => {

@@ -191,10 +191,15 @@ fn watch(
         }
         detach(own);
     }
-    match server.join() {
+    let result = match server.join() {
         Ok(result) => result.map_err(Error::system("serving the mount broke off")),
         Err(_panic) => Err(Error::Unsupported("a bug in plyfs ended the mount".into())),
+    };
+    if result.is_err() {
+        // Nobody can use it any more.
+        detach(own);
     }
+    result
 }
 
 fn detach(own: Option<MountIdentity>) {

@@ -118,5 +118,5 @@ fn is_seen_at(path: &Path, own: MountIdentity) -> io::Result<bool> {
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(path)?;
-    Ok(identity(seen.as_fd())? == own)
+    Ok(identity(seen.as_fd(), false)? == own)
 }

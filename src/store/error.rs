@@ -58,6 +58,12 @@ pub enum Error {
         /// Its digest.
         digest: Digest,
     },
+    /// A container that another process mounts or removes.
+    #[error("container {0} is in use")]
+    ContainerInUse(String),
+    /// A container of this name is there already.
+    #[error("there is a container {0} already")]
+    ContainerExists(String),
     /// An object does not have its digest.
     #[error("{what} {digest} is damaged")]
     Damaged {

@@ -89,6 +89,11 @@ impl Store {
         for image in self.images()? {
             self.mark_document(&mut live, image.descriptor.digest, true)?;
         }
+        for (_, container) in self.containers()? {
+            for digest in [container.image_digest, container.manifest_digest] {
+                self.mark_document(&mut live, digest, true)?;
+            }
+        }
         for lease in self.leases_locked()? {
             for digest in lease.digests {
                 for kind in [ObjectKind::Layer, ObjectKind::Chain] {
@@ -212,7 +217,7 @@ impl Store {
         Ok(size)
     }
 
-    fn trash(&self, path: &Path) -> Result<()> {
+    pub(super) fn trash(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default();
         let mut target = self.root().join("trash").join(name);
         for count in 1.. {

@@ -6,6 +6,7 @@
 //!   store.json                                   the version of the rest
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
+//!   containers/<name>/       upper/, work/, container.json, lock
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
 //!   trash/                                       being deleted
@@ -24,6 +25,7 @@
 //! `lock` (flock) is held briefly and never while waiting for another lock. An ingest is locked by
 //! the flock on its own `lock` file. A lease is live as long as its file is locked.
 
+mod containers;
 mod error;
 mod files;
 mod garbage;
@@ -43,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{ChainId, DiffId, Digest};
 
+pub use containers::{Container, ContainerRecord, is_container_name};
 pub use error::Error;
 pub use garbage::{Object, ObjectKind, Swept};
 pub use images::{REFERENCE_ANNOTATION, Record};

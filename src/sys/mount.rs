@@ -201,11 +201,18 @@ pub struct MountIdentity {
     pub device: (u32, u32),
 }
 
-/// Asks the file system itself for the attributes of the open `file`, and tells its mount.
+/// Tells the mount of the open `file`. With `ask` the file system itself is asked for the
+/// attributes of the file, so that the answer shows that it is served; without, what is cached will
+/// do, even that of a dead server.
 ///
 /// # Errors
 /// What statx(2) reports; `ENOSYS` where the kernel does not tell mount ids.
-pub fn identity(file: BorrowedFd<'_>) -> io::Result<MountIdentity> {
+pub fn identity(file: BorrowedFd<'_>, ask: bool) -> io::Result<MountIdentity> {
+    let sync = if ask {
+        libc::AT_STATX_FORCE_SYNC
+    } else {
+        libc::AT_STATX_DONT_SYNC
+    };
     // SAFETY: a statx buffer is plain numbers, for which zeroes are a valid value.
     let mut attributes: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a live empty string and the buffer is writable and of the right type.
@@ -213,7 +220,7 @@ pub fn identity(file: BorrowedFd<'_>) -> io::Result<MountIdentity> {
         libc::statx(
             file.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC,
+            libc::AT_EMPTY_PATH | sync,
             libc::STATX_BASIC_STATS | libc::STATX_MNT_ID,
             &raw mut attributes,
         )

@@ -1,0 +1,249 @@
+//! Containers: named writable layers over images.
+//!
+//! ```text
+//! containers/<name>/  container.json, lock, upper/, work/
+//! ```
+//!
+//! # Invariants
+//! * A container keeps its image: what it needs is no garbage while the container is there.
+//! * Who holds the flock on `lock` uses the container; nobody else mounts or removes it meanwhile.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, Store, files};
+use crate::oci::Digest;
+
+/// What is recorded of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerRecord {
+    /// The image as people knew it when the container was made.
+    pub image: String,
+    /// What the image's name stood for: a manifest or an index.
+    pub image_digest: Digest,
+    /// The manifest of the platform that was chosen.
+    pub manifest_digest: Digest,
+    /// When it was made, RFC 3339.
+    pub created: String,
+}
+
+/// A container that this process uses: nobody else can until it is dropped.
+#[derive(Debug)]
+pub struct Container {
+    directory: PathBuf,
+    /// Its name.
+    pub name: String,
+    /// What is recorded of it.
+    pub record: ContainerRecord,
+    /// Locked; inherited by a daemon that serves the container.
+    lock: File,
+}
+
+impl Container {
+    /// The directory that takes the changes.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.directory.join("upper")
+    }
+
+    /// The directory in which changes are prepared.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+}
+
+/// Whether a text can be the name of a container, as Docker has it: letters, digits, `_`, `.` and
+/// `-`, and a letter or digit first.
+#[must_use]
+pub fn is_container_name(name: &str) -> bool {
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    first && name.len() <= 200 && name.bytes().all(allowed)
+}
+
+impl Store {
+    /// The names and records of all containers, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn containers(&self) -> Result<Vec<(String, ContainerRecord)>> {
+        let directory = self.containers_path();
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io(error, "reading", &directory)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::io(error, "reading", &directory))?;
+            if let Ok(name) = entry.file_name().into_string()
+                && let Some(record) = read_record(&entry.path())?
+            {
+                found.push((name, record));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// Takes a container for use; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::ContainerInUse`], [`Error::Io`] or [`Error::Json`].
+    pub fn container(&self, name: &str) -> Result<Option<Container>> {
+        let directory = self.containers_path().join(name);
+        let Some(record) = read_record(&directory)? else {
+            return Ok(None);
+        };
+        let path = directory.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let lock = file.map_err(|error| Error::io(error, "opening", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Container {
+                directory,
+                name: name.to_owned(),
+                record,
+                lock,
+            })),
+            Err(TryLockError::WouldBlock) => Err(Error::ContainerInUse(name.to_owned())),
+            Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &path)),
+        }
+    }
+
+    /// Makes a container and takes it for use. The caller holds a lease on the image, so that it
+    /// is there until the container itself keeps it.
+    ///
+    /// # Errors
+    /// [`Error::ContainerExists`] or [`Error::Io`].
+    pub fn create_container(&self, name: &str, record: ContainerRecord) -> Result<Container> {
+        let parent = self.containers_path();
+        make_directory(&parent, true)?;
+        let staging = self.staging()?;
+        for part in ["upper", "work"] {
+            make_directory(&staging.path().join(part), false)?;
+        }
+        // The root of the upper is seen as the root of the container.
+        let upper = staging.path().join("upper");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&upper, mode).map_err(|e| Error::io(e, "making", &upper))?;
+        let path = staging.path().join("container.json");
+        let bytes = serde_json::to_vec(&record).map_err(|error| Error::json(error, &path))?;
+        files::write_file(self.root(), &path, &bytes)?;
+        let target = parent.join(name);
+        match std::fs::rename(staging.path(), &target) {
+            Ok(()) => files::sync_parent(&target)?,
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                return Err(Error::ContainerExists(name.to_owned()));
+            }
+            Err(error) => return Err(Error::io(error, "making", &target)),
+        }
+        match self.container(name)? {
+            Some(container) => Ok(container),
+            None => Err(Error::ContainerInUse(name.to_owned())),
+        }
+    }
+
+    /// Removes a container with all its changes.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; then what is left of it is in the trash, or it is whole.
+    pub fn remove_container(&self, container: Container) -> Result<()> {
+        self.trash(&container.directory)?;
+        drop(container.lock);
+        self.empty_trash()
+    }
+
+    fn containers_path(&self) -> PathBuf {
+        self.root().join("containers")
+    }
+}
+
+fn read_record(directory: &Path) -> Result<Option<ContainerRecord>> {
+    let path = directory.join("container.json");
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::json(error, &path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(error, "reading", &path)),
+    }
+}
+
+fn make_directory(path: &Path, recursive: bool) -> Result<()> {
+    let made = DirBuilder::new()
+        .recursive(recursive)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|error| Error::io(error, "making", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ContainerRecord {
+        let digest = Digest::of(b"image");
+        ContainerRecord {
+            image: "docker.io/library/a:b".to_owned(),
+            image_digest: digest,
+            manifest_digest: digest,
+            created: "2026-01-01T00:00:00Z".to_owned(),
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_docker() {
+        for (name, valid) in [
+            ("web", true),
+            ("Web_1.2-3", true),
+            ("", false),
+            (".hidden", false),
+            ("../up", false),
+            ("a/b", false),
+            ("-a", false),
+        ] {
+            assert_eq!(is_container_name(name), valid, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn one_user_at_a_time_and_gone_when_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        assert!(store.container("web").unwrap().is_none());
+        let web = store.create_container("web", record()).unwrap();
+        assert!(matches!(
+            store.container("web"),
+            Err(Error::ContainerInUse(_))
+        ));
+        assert!(matches!(
+            store.create_container("web", record()),
+            Err(Error::ContainerExists(_))
+        ));
+        assert!(web.upper().is_dir() && web.work().is_dir());
+        drop(web);
+        let web = store.container("web").unwrap().unwrap();
+        assert_eq!(store.containers().unwrap(), [("web".to_owned(), record())]);
+        store.remove_container(web).unwrap();
+        assert!(store.containers().unwrap().is_empty());
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("trash"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+}
