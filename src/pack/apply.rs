@@ -282,7 +282,11 @@ impl<'a> Applier<'a> {
         match self.parent(parent, false)? {
             Parent::Directory(parent) if opaque => self.tree.set_opaque(parent, true),
             Parent::Directory(parent) => match self.tree.lookup(parent, hidden) {
-                Some(node) if self.tree.is_directory(node) => self.tree.set_opaque(node, true),
+                Some(node) if self.tree.is_directory(node) => {
+                    self.tree.set_opaque(node, true);
+                    // The attributes of what lower layers have there are hidden as well.
+                    self.tree.set_implied(node, false);
+                }
                 Some(_) => {}
                 None => self.tree.put_whiteout(parent, hidden)?,
             },
@@ -331,7 +335,8 @@ impl<'a> Applier<'a> {
             let node = self
                 .tree
                 .new_node(metadata, Kind::Directory, XattrSet::default())?;
-            self.tree.set_implied(node, true);
+            // What replaces something takes no attributes from the layers below.
+            self.tree.set_implied(node, !opaque);
             self.tree.set_opaque(node, opaque);
             self.tree.put(directory, name, node)?;
             directory = node;

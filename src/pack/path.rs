@@ -1,6 +1,7 @@
 //! Paths of archives, made relative to the root of the layer.
 
 use super::{Limits, Problem};
+use crate::whiteout::PREFIX;
 
 /// Writes the normalised form of `raw` to `clean`: no leading slash, no empty components, no `.`
 /// and no `..`; the root is empty.
@@ -33,7 +34,7 @@ pub(super) fn normalise(
                 clean.truncate(parent);
                 depth = usize::saturating_sub(depth, 1);
             }
-            name if name.len() > 255 => return Err(Problem::NameTooLong),
+            name if name.len() > longest(name) => return Err(Problem::NameTooLong),
             name => {
                 if !clean.is_empty() {
                     clean.push(b'/');
@@ -51,6 +52,15 @@ pub(super) fn normalise(
         }
     }
     Ok(())
+}
+
+/// How long a component may be: a whiteout hides a name that may itself have 255 bytes.
+fn longest(component: &[u8]) -> usize {
+    if component.starts_with(PREFIX) {
+        255 + PREFIX.len()
+    } else {
+        255
+    }
 }
 
 /// The parent and the last component of a normalised path.

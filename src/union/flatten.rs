@@ -189,18 +189,27 @@ impl Flattening {
         opaque: bool,
         implied: bool,
     ) -> Result<NodeId, FlattenError> {
-        if !opaque && let Some(existing) = self.tree.lookup(to, name) {
+        if (!opaque || implied)
+            && let Some(existing) = self.tree.lookup(to, name)
+        {
+            let mut kept = None;
             if self.tree.is_directory(existing) {
-                if !implied {
-                    self.merge_directory(existing, node, layer)?;
-                }
-                return Ok(existing);
-            }
-            if implied && let Kind::Symlink(target) = self.tree.kind(existing).clone() {
+                kept = Some(existing);
+            } else if implied && let Kind::Symlink(target) = self.tree.kind(existing).clone() {
                 // An entry below a symlink of a lower layer goes where the symlink leads.
                 let mut links = MAX_LINKS;
                 let found = self.walk_path(to, &target, Some(layer.number), &mut links)?;
-                return found.ok_or_else(|| FlattenError::Parent(text(name), "it does not exist"));
+                let missing = || FlattenError::Parent(text(name), "it does not exist");
+                kept = Some(found.ok_or_else(missing)?);
+            }
+            if let Some(directory) = kept {
+                if opaque {
+                    self.remove_lower_children(directory, layer.number);
+                }
+                if !implied {
+                    self.merge_directory(directory, node, layer)?;
+                }
+                return Ok(directory);
             }
         }
         let directory = self.new_directory(to, name, layer.number)?;
@@ -394,7 +403,7 @@ mod tests {
     use crate::layer::{Place, Timestamp};
 
     /// A layer in a line per entry: `dir/`, `file=CONTENT_SIZE`, `link->target`, `hard=>target`,
-    /// `-whiteout`, `dir!` (opaque), `dir?/` (implied), `@path=SIZE` (detached).
+    /// `-whiteout`, `dir!` (opaque), `dir?/` (implied), `dir!?/` (both), `@path=SIZE` (detached).
     fn layer(lines: &[&str]) -> Index {
         let mut tree = Tree::new();
         let metadata = Metadata {
@@ -452,7 +461,7 @@ mod tests {
             };
             let node = tree.new_node(metadata, kind, XattrSet::default()).unwrap();
             tree.put(at, name.as_bytes(), node).unwrap();
-            tree.set_opaque(node, line.ends_with('!'));
+            tree.set_opaque(node, line.contains('!'));
             tree.set_implied(node, line.ends_with("?/"));
         }
         let mut bytes = Vec::new();
@@ -579,6 +588,16 @@ mod tests {
                 "below a symlink of the same layer",
                 &[&["usr/"], &["lib->usr", "@lib/x=3"]],
                 &["lib->usr", "usr/", "usr/x=3x1"],
+            ),
+            (
+                "an opaque mark alone keeps the attributes",
+                &[&["d/", "d/x=1"], &["d!?/"]],
+                &["d/"],
+            ),
+            (
+                "an opaque mark below a symlink",
+                &[&["d/", "d/x=1", "s->d"], &["s!?/", "s/y=2"]],
+                &["d/", "d/y=2x1", "s->d"],
             ),
             (
                 "implied parent is a file",
