@@ -281,7 +281,7 @@ impl Engine {
         let write = request.write || request.truncate;
         if write {
             let keep = if request.truncate { 0 } else { u64::MAX };
-            if request.lower_is_live && node.stage() != Stage::Upper {
+            if request.lower_is_live {
                 return self.split(&node, keep).map(Opened::MovedTo);
             }
             self.copy_up(&node, Want::Data(keep))?;

@@ -197,7 +197,7 @@ impl Overlay {
     /// [`Opened::MovedTo`].
     ///
     /// # Errors
-    /// `EINVAL` when its data lie in the upper already, `ESTALE` for a node that was replaced
+    /// `EINVAL` for what is no regular file, `ESTALE` for a node that was replaced
     /// before, or as [`Overlay::open_file`].
     pub fn split(&self, node: NodeNumber) -> Result<NodeNumber> {
         let engine = self.engine()?;
