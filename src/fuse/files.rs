@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use super::notify::Notes;
 use crate::layer::Timestamp;
 use crate::overlay::{
-    Attributes, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
+    Attributes, Error, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
 };
 
 const SHARDS: usize = 16;
@@ -231,6 +231,9 @@ impl Files {
             lower_is_live,
         };
         match overlay.open_file(node, request)? {
+            Opened::File(_) if lower_is_live => {
+                Err(Error::broken("a lower file would be written to"))
+            }
             Opened::File(file) => Ok(file),
             Opened::MovedTo(new) => {
                 log::debug!("node {} is left for {}", node.0, new.0);

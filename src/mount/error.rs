@@ -29,6 +29,19 @@ pub enum Error {
         /// Why not.
         source: crate::union::Error,
     },
+    /// An upper directory cannot be used.
+    #[error("cannot use {} as the upper directory{reason}", .path.display())]
+    Upper {
+        /// The directory.
+        path: PathBuf,
+        /// What that means, if it is more than the cause says.
+        reason: String,
+        /// Why not.
+        source: crate::union::Error,
+    },
+    /// The image cannot be used.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
     /// A system call of the way to a live mount failed.
     #[error("{doing}")]
     System {
