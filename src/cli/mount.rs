@@ -210,7 +210,7 @@ fn utf8(image: &OsStr) -> Result<&str> {
 
 fn failure(image: &str, error: mount::Error) -> Failure {
     match error {
-        mount::Error::Image(error) => Failure::of_image("mount", image, error),
+        mount::Error::Image(error) => Failure::of_image("mount", image, *error),
         error => Failure::new(format!("cannot mount {image}"), error),
     }
 }

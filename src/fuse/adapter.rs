@@ -267,7 +267,10 @@ impl Filesystem for Adapter {
     ) {
         let writable = convert::wanted(flags).write;
         let files = &self.files;
-        let release = || Ok(files.release(&self.overlay, node(ino), writable));
+        let release = || {
+            files.release(&self.overlay, node(ino), writable);
+            Ok(())
+        };
         send::empty(reply, self.answer("release", ino, release));
     }
 

@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The image cannot be used.
     #[error(transparent)]
-    Image(#[from] crate::image::Error),
+    Image(Box<crate::image::Error>),
     /// A system call of the way to a live mount failed.
     #[error("{doing}")]
     System {
@@ -82,6 +82,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl From<crate::image::Error> for Error {
+    fn from(error: crate::image::Error) -> Error {
+        Error::Image(Box::new(error))
+    }
 }
 
 impl Error {

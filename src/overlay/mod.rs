@@ -30,6 +30,7 @@
 //! different directories takes nothing in common but its shared side.
 
 mod acl;
+mod changes;
 mod copy_up;
 mod create;
 mod directory;
@@ -59,6 +60,7 @@ use nix::errno::Errno;
 pub use crate::layer::Timestamp;
 pub use crate::union::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals, Union};
 
+pub use changes::{Change, changes};
 pub use file::OverlayFile;
 pub use request::{
     Caller, Namespace, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space,

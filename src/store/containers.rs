@@ -187,6 +187,13 @@ impl Store {
         Ok(())
     }
 
+    /// The directory with the changes of a container that is there; to read, since another process
+    /// may use it.
+    #[must_use]
+    pub fn container_upper(&self, name: &str) -> PathBuf {
+        self.containers_path().join(name).join("upper")
+    }
+
     fn containers_path(&self) -> PathBuf {
         self.root().join("containers")
     }
