@@ -12,3 +12,7 @@ mod handles;
 mod lifecycle;
 mod plain;
 mod stack;
+mod writable;
+mod write_coherence;
+mod write_random;
+mod write_verbs;
