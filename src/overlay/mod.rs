@@ -31,6 +31,7 @@
 
 mod acl;
 mod copy_up;
+mod copy_up_tree;
 mod create;
 mod directory;
 mod engine;
@@ -40,6 +41,7 @@ mod link;
 mod list;
 mod lookup;
 mod node;
+mod publish;
 mod query;
 mod remove;
 mod rename;
