@@ -22,9 +22,6 @@ impl Engine {
     ) -> Result<Attributes> {
         check_new_name(name)?;
         let node = self.node(node)?;
-        if node.kind == FileKind::Directory {
-            return Err(Errno::EPERM.into());
-        }
         let parent = self.directory(parent)?;
         {
             let _still = self.still();
@@ -32,6 +29,9 @@ impl Engine {
                 self.release(there.number, 1);
                 return Err(Errno::EEXIST.into());
             }
+        }
+        if node.kind == FileKind::Directory {
+            return Err(Errno::EPERM.into());
         }
         self.copy_up(&node, Want::Attributes)?;
         self.copy_up_directory(&parent)?;
