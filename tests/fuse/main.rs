@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod containers;
 mod content;
 mod fixture;
 mod handles;
@@ -15,4 +16,5 @@ mod stack;
 mod writable;
 mod write_coherence;
 mod write_random;
+mod write_users;
 mod write_verbs;
