@@ -30,12 +30,10 @@ pub enum Error {
         source: crate::union::Error,
     },
     /// An upper directory cannot be used.
-    #[error("cannot use {} as the upper directory{reason}", .path.display())]
+    #[error("cannot use {} as the upper directory", .path.display())]
     Upper {
         /// The directory.
         path: PathBuf,
-        /// What that means, if it is more than the cause says.
-        reason: String,
         /// Why not.
         source: crate::union::Error,
     },

@@ -4,8 +4,6 @@
 //! (`upperdir=`) are read by others, such as the differs of container engines, so nothing is written
 //! that these do not know. Those of our own containers are ours.
 
-use std::path::Path;
-
 use super::error::{Error, Result};
 use crate::options::MountOptions;
 use crate::overlay::{Namespace, Overlay, OverlayOptions};
@@ -32,7 +30,6 @@ pub(super) fn overlay(base: Union, options: &MountOptions, readers: Readers) -> 
     };
     Overlay::writable(base, upper, work, kept(options, readers)?).map_err(|source| Error::Upper {
         path: upper.clone(),
-        reason: reason(source.errno, upper, work),
         source,
     })
 }
@@ -53,27 +50,4 @@ fn kept(options: &MountOptions, readers: Readers) -> Result<OverlayOptions> {
         // An ordinary user can give files to nobody.
         override_stat: options.xattr_permissions == 2 || !nix::unistd::geteuid().is_root(),
     })
-}
-
-/// What people can make of an errno that means something particular here.
-fn reason(errno: nix::errno::Errno, upper: &Path, work: &Path) -> String {
-    use nix::errno::Errno;
-    match errno {
-        Errno::EBUSY => ": it or its workdir is used by another mount".to_owned(),
-        Errno::EXDEV => format!(
-            ": workdir {} is not on the same file system, or one of them lies in the other",
-            work.display()
-        ),
-        Errno::EROFS => ": its file system is read-only".to_owned(),
-        Errno::EINVAL => format!(
-            ": a volatile mount of it was not ended, so it may lack changes (remove {}/work/incompat \
-             to use it as it is), or it was made by another driver",
-            work.display()
-        ),
-        Errno::EOPNOTSUPP => format!(
-            ": the file system of {} lacks extended attributes",
-            upper.display()
-        ),
-        _ => String::new(),
-    }
 }
