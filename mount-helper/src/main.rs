@@ -103,7 +103,7 @@ fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, String
         target,
         options,
     };
-    image::serving_from(&root, request).map_err(|error| chain(&error))
+    image::serving_from(&root, request).map_err(|error| error.chain())
 }
 
 /// Where the images are: as asked, or the place of the system or of the user.
@@ -126,16 +126,4 @@ fn store_root(asked: Option<&Path>) -> Result<PathBuf, String> {
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|data| data.join("plyfs"))
         .ok_or_else(|| "neither HOME nor XDG_DATA_HOME is set".into())
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -61,6 +61,9 @@ fn failure(name: &str, error: image::Error) -> Failure {
         image::Error::Mounted { mount_point, .. } => Some(format!(
             "plyfs umount {mount_point}, or plyfs image rm --force {name}"
         )),
+        image::Error::UsedByContainer { name: container } => Some(format!(
+            "plyfs container rm {container}, or plyfs image rm --force {name}"
+        )),
         image::Error::SeveralNames { .. } => {
             Some("remove them one by one, or all with --force".to_owned())
         }

@@ -5,6 +5,7 @@
 
 mod cat;
 mod check;
+mod container;
 mod environment;
 mod failure;
 mod image_inspect;
@@ -66,6 +67,9 @@ enum Verb {
     Ls(ls::Ls),
     Cat(cat::Cat),
     Check(check::Check),
+    /// Manage containers: named layers of changes over images
+    #[command(subcommand)]
+    Container(container::Container),
     /// Manage the images of the store
     #[command(subcommand)]
     Image(ImageVerb),
@@ -109,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mounts(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,
+        Verb::Container(verb) => verb.run(global)?,
         Verb::Check(verb) => return verb.run(global),
         Verb::Image(ImageVerb::Ls(verb)) | Verb::Images(verb) => verb.run(global)?,
         Verb::Image(ImageVerb::Inspect(verb)) => verb.run(global)?,

@@ -3,39 +3,27 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::Data;
-use super::convert::{self, FOREVER, node};
+use super::change::{Change, Range};
+use super::convert::{self, node, permissions};
 use super::handler::Adapter;
-use crate::overlay::{Attributes, Listed};
+use super::{Data, listing, reply as send};
 
-/// Numbers of nodes are never used again, so all are of the first generation.
-const GENERATION: Generation = Generation(0);
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 128;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Sends the value of an extended attribute, or only its length.
-fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
-    match u32::try_from(value.len()) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
-    }
 }
 
 /// The library will not have a value; it tells the nearest one that it would have.
@@ -57,198 +45,138 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
+    // Names.
+
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self
-            .answer("lookup", parent, || {
-                self.overlay.lookup(node(parent), name.as_bytes())
-            })
-            .map(|found| found.map_or_else(convert::nothing, |found| convert::attributes(&found)));
-        match found {
-            Ok(attributes) => {
-                self.told(attributes.ino);
-                reply.entry(&FOREVER, &attributes, GENERATION);
-            }
-            Err(errno) => reply.error(errno),
+        let name = name.as_bytes();
+        let find = || self.overlay.lookup(node(parent), name);
+        let found = self.answer("lookup", parent, find);
+        if let Ok(Some(found)) = &found {
+            self.told(INodeNo(found.node.0));
         }
+        send::entry(reply, found);
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
         self.forgotten(ino, count);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.answer("getattr", ino, || self.overlay.attributes(node(ino))) {
-            Ok(attributes) => reply.attr(&FOREVER, &convert::attributes(&attributes)),
-            Err(errno) => reply.error(errno),
-        }
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = self.caller(req, umask);
+        let make = || self.make_node(parent, name, mode, rdev, &caller);
+        send::entry(reply, self.answer("mknod", parent, make).map(Some));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name, mode) = (self.caller(req, umask), name.as_bytes(), permissions(mode));
+        let overlay = &self.overlay;
+        let make = || overlay.make_directory(node(parent), name, mode, &caller);
+        send::entry(reply, self.answer("mkdir", parent, make).map(Some));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name, target) = (self.caller(req, 0), name.as_bytes(), target.as_os_str());
+        let overlay = &self.overlay;
+        let make = || overlay.make_symlink(node(parent), name, target.as_bytes(), &caller);
+        send::entry(reply, self.answer("symlink", parent, make).map(Some));
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (old, parent, name) = (node(ino), node(parent), name.as_bytes());
+        let link = || self.overlay.link(old, parent, name);
+        send::entry(reply, self.answer("link", ino, link).map(Some));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.overlay.unlink(node(parent), name.as_bytes());
+        send::empty(reply, self.answer("unlink", parent, remove));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes();
+        let remove = || self.overlay.remove_directory(node(parent), name);
+        send::empty(reply, self.answer("rmdir", parent, remove));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (from, to) = ((node(parent), name), (node(new_parent), new_name));
+        let rename = || self.rename_name(from, to, flags);
+        send::empty(reply, self.answer("rename", parent, rename));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.answer("readlink", ino, || self.overlay.read_link(node(ino))) {
-            Ok(target) => reply.data(&target),
-            Err(errno) => reply.error(errno),
-        }
+        let read = || self.overlay.read_link(node(ino));
+        send::data(reply, self.answer("readlink", ino, read));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.settings.data == Data::Cached {
-            // Once; the kernel then opens everything by itself and keeps what it has read.
-            return reply.error(Errno::ENOSYS);
-        }
-        let register = |file: &std::fs::File| reply.open_backing(file);
-        let open = || self.backings.open(&self.overlay, node(ino), register);
-        match self.answer("open", ino, open) {
-            Ok(Some(id)) => reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &id),
-            Ok(None) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(errno) => reply.error(errno),
-        }
+    // Attributes.
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let look = || self.look(node(ino));
+        send::attributes(reply, self.answer("getattr", ino, look));
     }
 
-    fn release(
+    fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
     ) {
-        self.backings.release(node(ino));
-        reply.ok();
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let contents = &self.contents;
-            let read = || contents.read(&self.overlay, node(ino), offset, size, buffer);
-            match self.answer("read", ino, read) {
-                Ok(length) => reply.data(buffer.get(..length).unwrap_or_default()),
-                Err(errno) => reply.error(errno),
-            }
-        });
-        if offset == 0
-            && let Some(ahead) = &self.ahead
-        {
-            ahead.read(node(ino));
-        }
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let seek = || self.contents.seek(&self.overlay, node(ino), offset, whence);
-        match self.answer("lseek", ino, seek) {
-            Ok(found) => reply.offset(found),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // Once; listings need no handle, and the kernel keeps them.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn readdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let mut add = |entry: Listed<'_>| {
-            let (number, kind) = (INodeNo(entry.node.0), convert::kind(entry.kind));
-            let name = OsStr::from_bytes(entry.name);
-            full(reply.add(number, entry.next_offset, kind, name))
+        let change = Change {
+            mode,
+            owner: (uid, gid),
+            size,
+            times: (atime, mtime),
+            by_handle: fh.is_some(),
+            by_root: req.uid() == 0,
         };
-        match self.answer("readdir", ino, || {
-            self.overlay.list(node(ino), offset, &mut add)
-        }) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let mut at_end = offset > 0;
-        let mut add = |entry: Listed<'_>, found: &Attributes| {
-            at_end = false;
-            let (attributes, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
-            let number = attributes.ino;
-            self.told(number);
-            full(reply.add(
-                number,
-                entry.next_offset,
-                name,
-                &FOREVER,
-                &attributes,
-                GENERATION,
-            ))
-        };
-        let list = || {
-            self.overlay
-                .list_with_attributes(node(ino), offset, &mut add)
-        };
-        let listed = self.answer("readdirplus", ino, list);
-        self.listed(ino, at_end);
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        const BLOCK: u32 = 4096;
-        let totals = self.overlay.base().totals().unwrap_or_default();
-        let blocks = totals.bytes.div_ceil(u64::from(BLOCK));
-        reply.statfs(blocks, 0, 0, totals.nodes, 0, BLOCK, 255, BLOCK);
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.settings.xattrs {
-            // Once; the kernel then stops asking.
-            return reply.error(Errno::ENOSYS);
-        }
-        match self.answer("getxattr", ino, || {
-            self.overlay.xattr(node(ino), name.as_bytes())
-        }) {
-            Ok(value) => reply_xattr(reply, size, &value),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.settings.xattrs {
-            return reply.error(Errno::ENOSYS);
-        }
-        match self.answer("listxattr", ino, || self.overlay.xattr_names(node(ino))) {
-            Ok(names) => reply_xattr(reply, size, &names),
-            Err(errno) => reply.error(errno),
-        }
+        let set = || self.change(node(ino), &change);
+        send::attributes(reply, self.answer("setattr", ino, set));
     }
 
     /// Programs ask whether what they opened is a terminal; nothing here is a device.
@@ -270,6 +198,188 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.settings.xattrs {
+            // Once; the kernel then stops asking.
+            return reply.error(Errno::ENOSYS);
+        }
+        let read = || self.overlay.xattr(node(ino), name.as_bytes());
+        send::xattr(reply, size, self.answer("getxattr", ino, read));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.settings.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        let read = || self.overlay.xattr_names(node(ino));
+        send::xattr(reply, size, self.answer("listxattr", ino, read));
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if !self.settings.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        let (name, how) = (name.as_bytes(), convert::xattr_change(flags));
+        let set = || self.overlay.set_xattr(node(ino), name, value, how);
+        send::empty(reply, self.answer("setxattr", ino, set));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if !self.settings.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        let remove = || self.overlay.remove_xattr(node(ino), name.as_bytes());
+        send::empty(reply, self.answer("removexattr", ino, remove));
+    }
+
+    // Contents.
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = self.caller(req, umask);
+        let make = || self.create_file(node(parent), name, permissions(mode), &caller);
+        send::created(reply, self.answer("create", parent, make));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.settings.data == Data::Cached {
+            // Once; the kernel then opens everything by itself and keeps what it has read.
+            return reply.error(Errno::ENOSYS);
+        }
+        let wanted = convert::wanted(flags);
+        let register = |file: &std::fs::File| reply.open_backing(file);
+        let open = || self.open_file(node(ino), wanted, req.uid() == 0, register);
+        let opened = self.answer("open", ino, open);
+        send::opened(reply, opened);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let writable = convert::wanted(flags).write;
+        let files = &self.files;
+        let release = || {
+            files.release(&self.overlay, node(ino), writable);
+            Ok(())
+        };
+        send::empty(reply, self.answer("release", ino, release));
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = || self.read_content(node(ino), offset, size, buffer);
+            let length = self.answer("read", ino, read);
+            send::data(
+                reply,
+                length.map(|length| buffer.get(..length).unwrap_or_default()),
+            );
+        });
+        self.was_read(ino, offset);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let write = || self.write_content(node(ino), offset, data, kill);
+        send::written(reply, self.answer("write", ino, write));
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let allocate = || self.files.file(node(ino))?.allocate(mode, offset, length);
+        send::empty(reply, self.answer("fallocate", ino, allocate));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        from: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        to: INodeNo,
+        _to_fh: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let range = Range {
+            offset,
+            to_offset,
+            length,
+        };
+        let copy = || self.copy_content(node(from), node(to), &range);
+        send::written(reply, self.answer("copy_file_range", to, copy));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let seek = || self.seek_content(node(ino), offset, whence);
+        match self.answer("lseek", ino, seek) {
+            Ok(found) => reply.offset(found),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     fn flush(
         &self,
         _req: &Request,
@@ -284,125 +394,63 @@ impl Filesystem for Adapter {
     fn fsync(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
+        _fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        if !self.settings.sync {
+            return reply.error(Errno::ENOSYS);
+        }
+        let sync = || self.files.file(node(ino))?.sync(data_only);
+        send::empty(reply, self.answer("fsync", ino, sync));
+    }
+
+    // Directories.
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // Once; listings need no handle, and the kernel keeps them.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        listing::plain(self, ino, offset, reply);
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        listing::plus(self, ino, offset, reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        if !self.settings.sync {
+            return reply.error(Errno::ENOSYS);
+        }
+        let sync = || self.overlay.sync_directory(node(ino));
+        send::empty(reply, self.answer("fsyncdir", ino, sync));
     }
 
-    // Nothing that changes the tree gets here: the super block is read-only. These answers are for
-    // one that was made writable behind our back.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _device: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mkdir(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn symlink(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _target: &Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _parent: INodeNo,
-        _name: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn create(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-}
-
-/// Whether a listing goes on after an entry was added to a reply.
-fn full(full: bool) -> ControlFlow<()> {
-    if full {
-        ControlFlow::Break(())
-    } else {
-        ControlFlow::Continue(())
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        send::space(reply, self.answer("statfs", ino, || self.space()));
     }
 }

@@ -5,10 +5,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo};
+use fuser::{Errno, FileAttr, FileType, INodeNo, OpenFlags, TimeOrNow};
 
+use super::files::Wanted;
 use crate::layer::{FileKind, Timestamp};
-use crate::overlay::{Attributes, Error, NodeNumber};
+use crate::overlay::{Attributes, Error, NodeNumber, TimeChange, XattrChange};
 
 /// How long the kernel may believe what it was told: we are the only writer, so for ever.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -45,6 +46,62 @@ pub(super) fn time(time: Timestamp) -> SystemTime {
     whole
         .and_then(|whole| whole.checked_add(Duration::from_nanos(u64::from(nanoseconds))))
         .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// What the library made of a time, undone: before 1970 it takes the nanoseconds away from the
+/// second instead of adding them.
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+    let (seconds, nanoseconds) = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()), after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = 0_i64.checked_sub_unsigned(before.as_secs());
+            (Ok(seconds.unwrap_or(i64::MIN)), before.subsec_nanos())
+        }
+    };
+    Timestamp {
+        seconds: seconds.unwrap_or(i64::MAX),
+        nanoseconds,
+    }
+}
+
+pub(super) fn time_change(time: TimeOrNow) -> TimeChange {
+    match time {
+        TimeOrNow::Now => TimeChange::Now,
+        TimeOrNow::SpecificTime(time) => TimeChange::At(timestamp(time)),
+    }
+}
+
+/// The other way round than [`device`].
+pub(super) fn device_pair(number: u32) -> (u32, u32) {
+    (
+        (number >> 8) & 0xfff,
+        (number & 0xff) | ((number >> 12) & !0xff),
+    )
+}
+
+/// What the flags of open(2) ask for.
+pub(super) fn wanted(flags: OpenFlags) -> Wanted {
+    Wanted {
+        write: flags.0 & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY,
+        truncate: flags.0 & libc::O_TRUNC != 0,
+    }
+}
+
+/// What the flags of setxattr(2) ask for.
+pub(super) fn xattr_change(flags: i32) -> XattrChange {
+    if flags & libc::XATTR_CREATE != 0 {
+        XattrChange::Create
+    } else if flags & libc::XATTR_REPLACE != 0 {
+        XattrChange::Replace
+    } else {
+        XattrChange::Set
+    }
+}
+
+/// The `07777` bits.
+pub(super) fn permissions(mode: u32) -> u16 {
+    (mode & 0o7777) as u16
 }
 
 /// A device number as the FUSE protocol (and `new_encode_dev` of the kernel) has it.
@@ -135,6 +192,23 @@ mod tests {
     }
 
     #[test]
+    fn times_that_are_set_survive_the_library() {
+        for (seconds, nanoseconds) in [(0, 1), (5, 999_999_999), (-1, 0), (-1, 1), (-86_400, 3)] {
+            let length = Duration::new(i64::unsigned_abs(seconds), nanoseconds);
+            let mangled = if seconds < 0 {
+                SystemTime::UNIX_EPOCH - length
+            } else {
+                SystemTime::UNIX_EPOCH + length
+            };
+            let expected = Timestamp {
+                seconds,
+                nanoseconds,
+            };
+            assert_eq!(timestamp(mangled), expected);
+        }
+    }
+
+    #[test]
     fn impossible_nanoseconds_do_not_panic() {
         let made = time(Timestamp {
             seconds: i64::MAX,
@@ -147,5 +221,8 @@ mod tests {
     fn large_device_numbers_are_encoded_like_the_kernel_does() {
         assert_eq!(device((1, 3)), 0x103);
         assert_eq!(device((0xfff, 0xfffff)), 0xffff_ffff);
+        for pair in [(1, 3), (0xfff, 0xfffff), (8, 0x1234), (0x123, 7)] {
+            assert_eq!(device_pair(device(pair)), pair);
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use fuser::{Errno, INodeNo, InitFlags};
 
 use super::ahead::Ahead;
-use super::backings::Backings;
 use super::contents::Contents;
 use super::convert::{self, node};
+use super::files::Files;
 use super::{Data, Settings};
 use crate::overlay::{Overlay, Result};
 
@@ -18,7 +18,7 @@ pub(super) struct Adapter {
     pub(super) overlay: Arc<Overlay>,
     pub(super) settings: Settings,
     pub(super) contents: Contents,
-    pub(super) backings: Backings,
+    pub(super) files: Files,
     pub(super) ahead: Option<Ahead>,
 }
 
@@ -64,7 +64,17 @@ impl Adapter {
         }
     }
 
+    /// Notes that the kernel has read a part of `ino`.
+    pub(super) fn was_read(&self, ino: INodeNo, offset: u64) {
+        if offset == 0
+            && let Some(ahead) = &self.ahead
+        {
+            ahead.read(node(ino));
+        }
+    }
+
     pub(super) fn forgotten(&self, ino: INodeNo, count: u64) {
+        self.files.forget(node(ino));
         if let Some(ahead) = &self.ahead {
             ahead.forgotten(node(ino));
         }
@@ -84,10 +94,13 @@ impl Adapter {
             | InitFlags::FUSE_HAS_RESEND;
         flags |= match self.settings.data {
             Data::Cached => InitFlags::FUSE_NO_OPEN_SUPPORT,
-            Data::Passthrough { .. } => InitFlags::FUSE_PASSTHROUGH,
+            Data::Passthrough { .. } => {
+                InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC
+            }
+            Data::WriteBack => InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_ATOMIC_O_TRUNC,
         };
         if self.settings.acl {
-            flags |= InitFlags::FUSE_POSIX_ACL;
+            flags |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
         }
         flags
     }

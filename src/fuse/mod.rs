@@ -14,11 +14,15 @@
 
 mod adapter;
 mod ahead;
-mod backings;
+mod change;
 mod contents;
 mod convert;
+mod files;
 mod handler;
+mod listing;
+mod notify;
 mod passthrough;
+mod reply;
 mod seek;
 mod session;
 
@@ -28,14 +32,18 @@ pub use session::Connection;
 /// How the contents of files reach readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// Through the page cache of this mount. Files are not opened, as far as we are concerned.
+    /// Through the page cache of this mount. Files are not opened, as far as we are concerned, so
+    /// nothing can be written.
     Cached,
-    /// The kernel reads files that are whole files below by itself; small ones that share a pack
-    /// go through the page cache. Needs `CAP_SYS_ADMIN` in the first user namespace.
+    /// The kernel reads and writes large files, and all that are opened for writing, by itself, as
+    /// far as they are whole files below; others go through the page cache. Needs `CAP_SYS_ADMIN` in the first user namespace.
     Passthrough {
         /// How many stacked file systems may lie below: 1, or 2 for a store on an overlay.
         stack_depth: u32,
     },
+    /// Through the page cache of this mount, which also collects what is written. The kernel then
+    /// owns sizes and times of files as long as it knows them.
+    WriteBack,
 }
 
 /// What a connection is to be like.
@@ -47,6 +55,8 @@ pub struct Settings {
     pub acl: bool,
     /// Whether extended attributes are shown at all.
     pub xattrs: bool,
+    /// Whether fsync(2) does anything.
+    pub sync: bool,
     /// Number of threads that answer requests.
     pub threads: usize,
     /// Whether contents that are likely to be read next are handed to the kernel unasked.

@@ -3,14 +3,16 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use fuser::{Config, Session, SessionACL};
 
-use super::Settings;
 use super::ahead::{self, Ahead};
-use super::backings::Backings;
 use super::contents::Contents;
+use super::files::Files;
 use super::handler::Adapter;
+use super::notify;
+use super::{Data, Settings};
 use crate::overlay::Overlay;
 
 /// A connection that has shaken hands and waits to be served.
@@ -18,6 +20,7 @@ use crate::overlay::Overlay;
 pub struct Connection {
     session: Session<Adapter>,
     worker: Option<ahead::Worker>,
+    teller: notify::Worker,
 }
 
 impl Connection {
@@ -32,16 +35,22 @@ impl Connection {
         let contents = Contents::new();
         let ahead = settings.read_ahead.then(|| Ahead::new(&overlay)).flatten();
         let (ahead, worker) = ahead.unzip();
+        let (notes, teller) = notify::notes();
+        let passthrough = matches!(settings.data, Data::Passthrough { .. });
         let adapter = Adapter {
             overlay,
             settings,
             contents,
-            backings: Backings::new(),
+            files: Files::new(passthrough, notes),
             ahead,
         };
         // Who may come in is checked by the kernel; the library would compare raw user ids.
         let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-        Ok(Connection { session, worker })
+        Ok(Connection {
+            session,
+            worker,
+            teller,
+        })
     }
 
     /// Answers requests until the last mount of the file system is gone.
@@ -49,18 +58,26 @@ impl Connection {
     /// # Errors
     /// What the device reports; the end of the mount is no error.
     pub fn run(self) -> io::Result<()> {
-        let Connection { session, worker } = self;
+        let Connection {
+            session,
+            worker,
+            teller,
+        } = self;
         let worker = worker
             .map(|worker| worker.start(session.notifier()))
             .transpose()?;
+        let teller = teller.start(session.notifier())?;
         let ended = match session.run() {
             // The connection was aborted.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             ended => ended,
         };
-        // The adapter is gone, and with it what the worker listened to.
-        if let Some(Err(_panic)) = worker.map(std::thread::JoinHandle::join) {
+        // The adapter is gone, and with it what the workers listened to.
+        if let Some(Err(_panic)) = worker.map(JoinHandle::join) {
             log::error!("read-ahead ended by a bug in plyfs");
+        }
+        if teller.join().is_err() {
+            log::error!("notifications ended by a bug in plyfs");
         }
         ended
     }

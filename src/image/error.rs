@@ -110,6 +110,12 @@ pub enum Error {
         /// The daemon.
         pid: u32,
     },
+    /// A container needs the image.
+    #[error("container {name} uses it")]
+    UsedByContainer {
+        /// Which.
+        name: String,
+    },
     /// An ID that several names have, where one had to be meant.
     #[error("it has several names: {names}")]
     SeveralNames {

@@ -1,7 +1,9 @@
 //! Finds an image of the store by what people call it: a name, a digest or an ID.
 
-use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference};
-use crate::store::{Record, Store};
+use crate::oci::{
+    Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
+};
+use crate::store::{ContainerRecord, Record, Store};
 
 use super::{Error, Result};
 
@@ -102,6 +104,32 @@ fn find_by_id(store: &Store, images: &[Record], text: &str) -> Result<Option<Rec
         }
     }
     Ok(found.map(|(_, image)| image.clone()))
+}
+
+/// Finds the image of a container, be it listed still or not.
+///
+/// # Errors
+/// What reading reports.
+pub fn find_recorded(store: &Store, container: &ContainerRecord) -> Result<Found> {
+    let bytes = store.read_blob(&container.manifest_digest)?;
+    let Document::Manifest(manifest) = Document::parse(&bytes, None)? else {
+        return Err(Error::NotAnImage("index".to_owned()));
+    };
+    let kind = manifest.media_type.clone();
+    let descriptor = |digest| {
+        let kind = kind.clone().unwrap_or(MediaType::OciManifest);
+        Descriptor::new(kind, digest, bytes.len() as u64)
+    };
+    Ok(Found {
+        record: Record {
+            reference: container.image.parse().ok(),
+            repository: None,
+            descriptor: descriptor(container.image_digest),
+        },
+        manifest_descriptor: descriptor(container.manifest_digest),
+        config: ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?,
+        manifest,
+    })
 }
 
 /// Reads the documents of an image.

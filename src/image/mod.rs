@@ -15,7 +15,7 @@ mod remove;
 
 pub use check::{Damage, check};
 pub use error::Error;
-pub use find::{Found, find, find_record};
+pub use find::{Found, find, find_record, find_recorded};
 pub use import::{ImportRequest, ImportSource, Imported, import};
 pub use inspect::{LayerDetails, Row, Summary, list, summary};
 pub use open::{chain, open, provenance};

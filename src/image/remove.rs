@@ -31,7 +31,7 @@ pub struct Removed {
 /// Removes an image, or one of its names.
 ///
 /// # Errors
-/// [`Error::Mounted`], [`Error::SeveralNames`], or as [`find`].
+/// [`Error::Mounted`], [`Error::UsedByContainer`], [`Error::SeveralNames`], or as [`find`].
 pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Result<Removed> {
     let record = super::find_record(store, request.name)?;
     let found = find::load(store, record.clone(), None);
@@ -66,6 +66,7 @@ pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Re
     let last = gone.len() == same_image.len();
     if last && !request.force {
         refuse_if_mounted(store, &record.descriptor.digest)?;
+        refuse_if_contained(store, &record.descriptor.digest)?;
     }
     let lock = store.lock()?;
     store.unpublish(&lock, &gone)?;
@@ -79,6 +80,15 @@ pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Re
         deleted: last.then_some(id),
         swept,
     })
+}
+
+fn refuse_if_contained(store: &Store, image: &Digest) -> Result<()> {
+    let containers = store.containers()?.into_iter();
+    let mut users = containers.filter(|(_, container)| container.image_digest == *image);
+    match users.next() {
+        Some((name, _)) => Err(Error::UsedByContainer { name }),
+        None => Ok(()),
+    }
 }
 
 fn refuse_if_mounted(store: &Store, image: &Digest) -> Result<()> {

@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
+use nix::sys::stat::makedev;
 
 use super::attach::{self, Place};
 use super::error::{Error, Result};
@@ -27,6 +28,7 @@ use crate::fuse::{Connection, Settings};
 use crate::overlay::Overlay;
 use crate::sys::mount::MountIdentity;
 use crate::sys::process::{self, Signals};
+use crate::union::Union;
 
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
@@ -101,7 +103,18 @@ fn tell(status: Option<File>, kind: u8, text: &[u8]) {
 }
 
 /// Makes the mount, serves it, and returns when it is gone.
-fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+fn serve(mut serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let on_end = serving.on_end.take();
+    let served = serve_to_the_end(serving, place, ready);
+    let ended = on_end.map_or(Ok(()), |on_end| on_end());
+    served.and(ended.map_err(Error::system("cannot clean up after the mount")))
+}
+
+fn serve_to_the_end(
+    serving: Serving,
+    place: Place,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let Serving {
         overlay,
         source,
@@ -109,7 +122,9 @@ fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> 
         options,
         hold,
         on_ready,
+        on_end: _,
     } = serving;
+    let overlay = Arc::new(overlay);
     if let Err(error) = process::raise_open_files() {
         log::debug!("the limit of open files stays as it is: {error}");
     }
@@ -118,7 +133,7 @@ fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> 
     let ended = Arc::new(process::event().map_err(Error::system("cannot make an event"))?);
     let (traits, settings) = policy::decide(&overlay, source, &options)?;
     let (device, pending) = attach::connect(place, &traits)?;
-    let server = match start(overlay, device, settings, &ended) {
+    let server = match start(Arc::clone(&overlay), device, settings, &ended) {
         Ok(server) => server,
         Err(error) => {
             pending.undo();
@@ -128,6 +143,11 @@ fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> 
     // Without its mount the server ends by itself.
     let own = pending.finish()?;
     let mount_id = own.map(|own| own.id);
+    if let (Some(own), Union::Stack(stack)) = (own, overlay.base()) {
+        let (major, minor) = own.device;
+        stack.set_own_device(makedev(major.into(), minor.into()));
+    }
+    drop(overlay);
     let told = match on_ready {
         Some(on_ready) => on_ready(Ready {
             pid: std::process::id(),
@@ -147,14 +167,14 @@ fn serve(serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> 
 
 /// Shakes hands and starts to answer requests.
 fn start(
-    overlay: Overlay,
+    overlay: Arc<Overlay>,
     device: OwnedFd,
     settings: Settings,
     ended: &Arc<EventFd>,
 ) -> Result<Server> {
-    let connection = Connection::open(Arc::new(overlay), device, settings).map_err(
-        Error::system("the kernel and plyfs do not understand each other"),
-    )?;
+    let connection = Connection::open(overlay, device, settings).map_err(Error::system(
+        "the kernel and plyfs do not understand each other",
+    ))?;
     let ended = Arc::clone(ended);
     std::thread::Builder::new()
         .name("plyfs-serve".into())

@@ -29,6 +29,17 @@ pub enum Error {
         /// Why not.
         source: crate::union::Error,
     },
+    /// An upper directory cannot be used.
+    #[error("cannot use {} as the upper directory", .path.display())]
+    Upper {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: crate::union::Error,
+    },
+    /// The image cannot be used.
+    #[error(transparent)]
+    Image(Box<crate::image::Error>),
     /// A system call of the way to a live mount failed.
     #[error("{doing}")]
     System {
@@ -69,6 +80,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl From<crate::image::Error> for Error {
+    fn from(error: crate::image::Error) -> Error {
+        Error::Image(Box::new(error))
+    }
 }
 
 impl Error {

@@ -1,16 +1,17 @@
-//! Images of the store as something to serve.
+//! Images of the store as something to serve, read-only or below a container.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::error::{Error, Result};
+use super::writable::{self, Readers};
 use super::{Ready, Serving, Target};
-use crate::image;
+use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::overlay::Overlay;
-use crate::store::{LeaseKind, LeaseRecord, Store};
+use crate::store::{Container, LeaseKind, LeaseRecord, Store};
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -30,9 +31,55 @@ pub struct ImageRequest<'a> {
 ///
 /// # Errors
 /// What finding and opening the image reports.
-pub fn serving(store: Store, request: ImageRequest<'_>) -> image::Result<Serving> {
+pub fn serving(store: Store, request: ImageRequest<'_>) -> Result<Serving> {
     let found = image::find(&store, request.name, request.platform)?;
-    let union = image::open(&store, &found)?;
+    serving_found(
+        store,
+        &found,
+        request.target,
+        request.options,
+        Readers::Others,
+    )
+}
+
+/// Prepares a container for serving: its image below, its own directory on top.
+///
+/// # Errors
+/// As [`serving`], and what using the directory reports.
+pub fn serving_container(
+    store: Store,
+    container: Container,
+    target: Target,
+    mut options: MountOptions,
+) -> Result<Serving> {
+    if options.upper.is_some() || options.work.is_some() {
+        let reason = "upperdir= and workdir= go without a container, which has its own";
+        return Err(Error::Unsupported(reason.into()));
+    }
+    let found = image::find_recorded(&store, &container.record)?;
+    if options.read_only != Some(true) {
+        (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
+    }
+    let discards = container.record.ephemeral;
+    let own = Store::open(store.root()).map_err(image::Error::from)?;
+    let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;
+    if discards {
+        let discard = move || own.remove_container(container).map_err(io::Error::other);
+        serving.on_end = Some(Box::new(discard));
+    } else {
+        serving.hold = Some(Box::new((serving.hold.take(), container)));
+    }
+    Ok(serving)
+}
+
+fn serving_found(
+    store: Store,
+    found: &Found,
+    target: Target,
+    options: MountOptions,
+    readers: Readers,
+) -> Result<Serving> {
+    let union = image::open(&store, found)?;
     let name = match &found.record.reference {
         Some(reference) => reference.to_string(),
         None => found.id().to_string(),
@@ -41,13 +88,13 @@ pub fn serving(store: Store, request: ImageRequest<'_>) -> image::Result<Serving
         kind: LeaseKind::Mount,
         pid: std::process::id(),
         image: name.clone(),
-        mount_point: mount_point(&request.target),
+        mount_point: mount_point(&target),
         digests: vec![
             found.record.descriptor.digest,
             found.manifest_descriptor.digest,
         ],
     };
-    let lease = store.lease(&record)?;
+    let lease = store.lease(&record).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
@@ -56,14 +103,11 @@ pub fn serving(store: Store, request: ImageRequest<'_>) -> image::Result<Serving
             .update_lease(&mut lease.lock(), &record)
             .map_err(io::Error::other)
     };
-    Ok(Serving {
-        overlay: Overlay::read_only(union),
-        source: OsString::from(name),
-        target: request.target,
-        options: request.options,
-        hold: Some(Box::new(hold)),
-        on_ready: Some(Box::new(on_ready)),
-    })
+    let overlay = writable::overlay(union, &options, readers)?;
+    let mut serving = Serving::new(overlay, OsString::from(name), target, options);
+    serving.hold = Some(Box::new(hold));
+    serving.on_ready = Some(Box::new(on_ready));
+    Ok(serving)
 }
 
 fn mount_point(target: &Target) -> Option<String> {
@@ -84,6 +128,6 @@ fn mount_point(target: &Target) -> Option<String> {
 ///
 /// # Errors
 /// What opening the store reports, and as [`serving`].
-pub fn serving_from(root: &Path, request: ImageRequest<'_>) -> image::Result<Serving> {
-    serving(Store::open(root)?, request)
+pub fn serving_from(root: &Path, request: ImageRequest<'_>) -> Result<Serving> {
+    serving(Store::open(root).map_err(image::Error::from)?, request)
 }

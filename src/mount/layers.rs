@@ -1,13 +1,13 @@
-//! Directory layers as something to serve: from `lowerdir=` to a stack.
+//! Directory layers as something to serve: from `lowerdir=` and `upperdir=` to an overlay.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::error::{Error, Result};
+use super::writable::{self, Readers};
 use super::{Serving, Target};
 use crate::layer::directory::{DirectoryLayer, OverrideKey};
 use crate::options::MountOptions;
-use crate::overlay::Overlay;
 use crate::union::Union;
 use crate::union::stack::{Stack, StackOptions};
 
@@ -15,7 +15,14 @@ use crate::union::stack::{Stack, StackOptions};
 ///
 /// # Errors
 /// The directory that cannot be used as a layer, and why.
-pub fn serving(target: Target, options: MountOptions) -> Result<Serving> {
+pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
+    if options.read_only == Some(true)
+        && let Some(upper) = options.upper.take()
+    {
+        // Nothing will change, so it is a layer like the others.
+        options.work = None;
+        options.lowers.insert(0, upper);
+    }
     let lowers = open(&options.lowers)?;
     let data_only = open(&options.data_only)?;
     let stack_options = StackOptions {
@@ -30,14 +37,13 @@ pub fn serving(target: Target, options: MountOptions) -> Result<Serving> {
         path: options.lowers.first().cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Serving {
-        overlay: Overlay::read_only(Union::Stack(stack)),
-        source: OsString::from("plyfs"),
+    let overlay = writable::overlay(Union::Stack(stack), &options, Readers::Others)?;
+    Ok(Serving::new(
+        overlay,
+        OsString::from("plyfs"),
         target,
         options,
-        hold: None,
-        on_ready: None,
-    })
+    ))
 }
 
 fn open(paths: &[PathBuf]) -> Result<Vec<DirectoryLayer>> {

@@ -12,6 +12,7 @@ pub mod layers;
 mod mountinfo;
 mod policy;
 mod unmount;
+mod writable;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -38,6 +39,9 @@ pub struct Ready {
 /// Runs in the serving process as soon as the mount is there. An error takes it away again.
 pub type OnReady = Box<dyn FnOnce(Ready) -> io::Result<()>>;
 
+/// Runs in the serving process when the mount is gone, or did not come about.
+pub type OnEnd = Box<dyn FnOnce() -> io::Result<()>>;
+
 /// What to serve, and where.
 pub struct Serving {
     /// The file system.
@@ -53,6 +57,29 @@ pub struct Serving {
     pub hold: Option<Box<dyn Send>>,
     /// Told when the mount is there.
     pub on_ready: Option<OnReady>,
+    /// What is left to do at the end. Like `hold`, it is dropped in the caller too.
+    pub on_end: Option<OnEnd>,
+}
+
+impl Serving {
+    /// Nothing but the file system.
+    #[must_use]
+    pub fn new(
+        overlay: Overlay,
+        source: OsString,
+        target: Target,
+        options: MountOptions,
+    ) -> Serving {
+        Serving {
+            overlay,
+            source,
+            target,
+            options,
+            hold: None,
+            on_ready: None,
+            on_end: None,
+        }
+    }
 }
 
 impl fmt::Debug for Serving {

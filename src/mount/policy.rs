@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::attach::{self, Traits};
@@ -24,14 +25,6 @@ pub(super) fn decide(
     source: OsString,
     options: &MountOptions,
 ) -> Result<(Traits, Settings)> {
-    if options.upper.is_some() || options.work.is_some() || options.read_only == Some(false) {
-        // fstab and mount.fuse3 say `rw` without meaning it; an upper directory is meant.
-        if options.upper.is_some() || options.work.is_some() {
-            return Err(Error::Unsupported(
-                "writable mounts are not supported yet".into(),
-            ));
-        }
-    }
     let administrator = process::is_administrator()
         .map_err(Error::system("cannot tell what this process may do"))?;
     let allow_other = administrator || options.allow_other;
@@ -39,24 +32,28 @@ pub(super) fn decide(
     let traits = Traits {
         source: options.source.clone().unwrap_or(source),
         context: label(options),
-        attributes: attributes(options),
+        attributes: attributes(options, overlay.is_writable()),
         allow_other,
         default_permissions,
     };
-    let base = overlay.base();
     let settings = Settings {
         data: data(overlay, options, administrator)?,
-        acl: default_permissions && base.may_have_acls() && !options.noacl && !options.noxattrs,
-        xattrs: base.may_have_xattrs() && !options.noxattrs,
+        acl: default_permissions && overlay.may_have_acls() && !options.noacl && !options.noxattrs,
+        xattrs: overlay.may_have_xattrs() && !options.noxattrs,
+        sync: !options.volatile,
         threads: std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4)),
-        read_ahead: true,
+        // It stores what a layer holds, which must not come after what was written since.
+        read_ahead: !overlay.is_writable(),
     };
     Ok((traits, settings))
 }
 
-fn attributes(options: &MountOptions) -> u32 {
-    let mut attributes = sys::ATTRIBUTE_READ_ONLY;
+/// fstab and mount.fuse3 say `rw` without meaning it: what has nothing to write to is read-only.
+fn attributes(options: &MountOptions, writable: bool) -> u32 {
+    let mut attributes = 0;
+    let read_only = !writable || options.read_only == Some(true);
     for (on, attribute) in [
+        (read_only, sys::ATTRIBUTE_READ_ONLY),
         (options.nosuid, sys::ATTRIBUTE_NOSUID),
         (options.nodev, sys::ATTRIBUTE_NODEV),
         (options.noexec, sys::ATTRIBUTE_NOEXEC),
@@ -85,19 +82,24 @@ fn label(options: &MountOptions) -> Option<OsString> {
 }
 
 fn data(overlay: &Overlay, options: &MountOptions, administrator: bool) -> Result<Data> {
+    let otherwise = if overlay.is_writable() {
+        Data::WriteBack
+    } else {
+        Data::Cached
+    };
     let wanted = match options.data {
-        DataMode::Cached => return Ok(Data::Cached),
+        DataMode::Cached => false,
         DataMode::Passthrough => true,
         DataMode::Auto => {
             let totals = overlay.base().totals().unwrap_or_default();
-            administrator && totals.large_bytes > totals.bytes / 2
+            administrator && (overlay.is_writable() || totals.large_bytes > totals.bytes / 2)
         }
     };
     if !wanted {
-        return Ok(Data::Cached);
+        return Ok(otherwise);
     }
     let stack_depth = options.stack_depth.unwrap_or(1);
-    match try_passthrough(stack_depth) {
+    match try_passthrough(options.upper.as_deref(), stack_depth) {
         Ok(()) => Ok(Data::Passthrough { stack_depth }),
         Err(source) if options.data == DataMode::Passthrough && options.strict => {
             Err(Error::System {
@@ -106,22 +108,40 @@ fn data(overlay: &Overlay, options: &MountOptions, administrator: bool) -> Resul
             })
         }
         Err(error) => {
-            log::warn!("passthrough does not work here, contents are cached: {error}");
-            Ok(Data::Cached)
+            let asked = options.data == DataMode::Passthrough;
+            let level = if asked {
+                log::Level::Warn
+            } else {
+                log::Level::Info
+            };
+            log::log!(
+                level,
+                "passthrough does not work here, contents are cached: {error}"
+            );
+            Ok(otherwise)
         }
     }
 }
 
 /// Only a real attempt tells, see [`fuse::probe`].
-fn try_passthrough(stack_depth: u32) -> io::Result<()> {
+fn try_passthrough(upper: Option<&Path>, stack_depth: u32) -> io::Result<()> {
     let (device, mount) = attach::throw_away()?;
-    // Any file will do: it is the right to try that is asked for.
-    let file = File::open("/proc/self/exe")?;
-    let result = match fuse::probe(device, &file, stack_depth) {
-        // This file lies too deep; those of the store may not, and each is tried when it is opened.
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(()),
-        result => result,
+    let result = match upper {
+        Some(upper) => fuse::probe(device, &nameless_file(upper)?, stack_depth),
+        // Any file will do: it is the right to try that is asked for. This one may lie too deep;
+        // those of the store may not, and each is tried when it is opened.
+        None => match fuse::probe(device, &File::open("/proc/self/exe")?, stack_depth) {
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(()),
+            result => result,
+        },
     };
     drop(mount);
     result
+}
+
+/// A file where those lie that will be written.
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    let mut open = File::options();
+    open.read(true).write(true).custom_flags(libc::O_TMPFILE);
+    open.open(directory)
 }

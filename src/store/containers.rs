@@ -30,6 +30,9 @@ pub struct ContainerRecord {
     pub manifest_digest: Digest,
     /// When it was made, RFC 3339.
     pub created: String,
+    /// It is removed when it is unmounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
 }
 
 /// A container that this process uses: nobody else can until it is dropped.
@@ -166,6 +169,31 @@ impl Store {
         self.empty_trash()
     }
 
+    /// Removes containers that should have gone with their mounts, whose server was killed.
+    ///
+    /// # Errors
+    /// As [`Store::remove_container`].
+    pub fn remove_abandoned_containers(&self) -> Result<()> {
+        for (name, record) in self.containers()? {
+            if !record.ephemeral {
+                continue;
+            }
+            match self.container(&name) {
+                Ok(Some(container)) => self.remove_container(container)?,
+                Ok(None) | Err(Error::ContainerInUse(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory with the changes of a container that is there; to read, since another process
+    /// may use it.
+    #[must_use]
+    pub fn container_upper(&self, name: &str) -> PathBuf {
+        self.containers_path().join(name).join("upper")
+    }
+
     fn containers_path(&self) -> PathBuf {
         self.root().join("containers")
     }
@@ -201,6 +229,7 @@ mod tests {
             image_digest: digest,
             manifest_digest: digest,
             created: "2026-01-01T00:00:00Z".to_owned(),
+            ephemeral: false,
         }
     }
 

@@ -40,8 +40,11 @@ impl NodeNumber {
 /// What stat(2) tells of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// The node; also `st_ino`.
+    /// The node.
     pub node: NodeNumber,
+    /// What users see as `st_ino`: the number of the node, but for a node that had to be replaced
+    /// while it was in use.
+    pub ino: u64,
     /// Kind of file.
     pub kind: FileKind,
     /// `07777` bits.
@@ -147,6 +150,30 @@ impl Union {
     /// `ENOTDIR`, or what reading a layer reports. A missing name is `Ok(None)`.
     pub fn lookup(&self, directory: NodeNumber, name: &[u8]) -> Result<Option<Attributes>> {
         each!(self, union => union.lookup(directory, name))
+    }
+
+    /// Whether `directory` has an entry of that name; takes no reference.
+    ///
+    /// # Errors
+    /// As [`Union::lookup`].
+    pub fn contains(&self, directory: NodeNumber, name: &[u8]) -> Result<bool> {
+        each!(self, union => union.contains(directory, name))
+    }
+
+    /// Takes one more reference to a node that has some.
+    pub fn hold(&self, node: NodeNumber) {
+        match self {
+            Union::Chain(_) => {}
+            Union::Stack(stack) => stack.hold_again(node),
+        }
+    }
+
+    /// Tells this union from others: two that have one identity have the same numbers of nodes.
+    ///
+    /// # Errors
+    /// What statfs(2) reports of a layer.
+    pub fn identity(&self) -> Result<[u8; 16]> {
+        each!(self, union => union.identity())
     }
 
     /// Gives `count` references back; a node without references may be dropped from memory.

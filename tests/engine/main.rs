@@ -1,9 +1,14 @@
 //! The filesystem family without a mount: unions over layers made in temporary directories.
 
 mod dialects;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod follow;
 mod identity;
 mod kernel;
 mod model;
 mod odd;
+mod reference;
 mod support;
+mod writable;
+mod writable_kernel;

@@ -6,9 +6,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod containers;
 mod content;
 mod fixture;
 mod handles;
 mod lifecycle;
 mod plain;
 mod stack;
+mod writable;
+mod write_coherence;
+mod write_random;
+mod write_users;
+mod write_verbs;

@@ -86,6 +86,15 @@ impl Store {
         self.mount_on(image, &self.mountpoint(), options)
     }
 
+    /// Unmounts what will be mounted on the store's mountpoint when it goes.
+    pub fn guard(&self) -> MountGuard<'_> {
+        MountGuard {
+            store: self,
+            path: self.mountpoint(),
+            mounted: true,
+        }
+    }
+
     /// Mounts `image` on `path`.
     pub fn mount_on(&self, image: &str, path: &Path, options: &[&str]) -> MountGuard<'_> {
         let mut command = self.command(["mount".as_ref(), image.as_ref(), path.as_os_str()]);

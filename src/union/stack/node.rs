@@ -94,6 +94,7 @@ impl From<Compact> for Attributes {
         let has_device = Compact::has_device(from.kind);
         Attributes {
             node: from.node,
+            ino: from.node.0,
             kind: from.kind,
             permissions: from.permissions,
             nlink: from.nlink,
@@ -234,6 +235,13 @@ impl NodeTable {
         });
         nodes.insert(number, Arc::clone(&node));
         Ok(node)
+    }
+
+    /// Takes one more reference to a node in use.
+    pub(super) fn hold_again(&self, number: NodeNumber) {
+        if let Some(node) = self.shard(number.0).read().get(&number.0) {
+            node.references.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives references back; returns the node that this was the end of.
@@ -415,6 +423,7 @@ mod tests {
         ] {
             let attributes = Attributes {
                 node: NodeNumber(8),
+                ino: 8,
                 kind,
                 permissions: 0o7777,
                 nlink: 1,

@@ -1,0 +1,191 @@
+//! `plyfs container`: what is in containers, and their end. `plyfs mount --name` makes them.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::{Global, Result, environment, output};
+use crate::image;
+use crate::overlay::{self, Change};
+use crate::store::{self, Store};
+
+#[derive(Subcommand)]
+pub enum Container {
+    #[command(alias = "list")]
+    Ls(ContainerLs),
+    #[command(alias = "remove")]
+    Rm(ContainerRm),
+    Diff(ContainerDiff),
+}
+
+/// List containers
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  plyfs container ls --json | jq -r '.[].name'")]
+pub struct ContainerLs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Remove containers, with all that was changed in them
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  plyfs container rm web")]
+pub struct ContainerRm {
+    /// Their names
+    #[arg(required = true, value_name = "CONTAINER")]
+    names: Vec<String>,
+}
+
+/// Tell what was changed in a container
+///
+/// A is before what is new, C before what is changed (a directory in which something is, too), D
+/// before what is gone.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  plyfs container diff web | grep '^A /etc/'")]
+pub struct ContainerDiff {
+    /// Its name
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    name: String,
+    image: String,
+    created: String,
+    in_use: bool,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    kind: &'static str,
+    path: String,
+}
+
+impl Container {
+    pub fn run(self, global: &Global) -> Result<()> {
+        let store = environment::open_store(global)?;
+        let swept = store.remove_abandoned_containers();
+        swept.map_err(|error| Failure::new("cannot remove an abandoned container", error))?;
+        match self {
+            Container::Ls(verb) => verb.run(&store),
+            Container::Rm(verb) => verb.run(&store),
+            Container::Diff(verb) => verb.run(&store),
+        }
+    }
+}
+
+impl ContainerLs {
+    fn run(self, store: &Store) -> Result<()> {
+        let failed = |error| Failure::new("cannot list the containers", error);
+        let mut rows = Vec::new();
+        for (name, record) in store.containers().map_err(failed)? {
+            let in_use = matches!(store.container(&name), Err(store::Error::ContainerInUse(_)));
+            rows.push(Row {
+                name,
+                image: record.image,
+                created: record.created,
+                in_use,
+            });
+        }
+        if self.json {
+            return output::json(&rows);
+        }
+        let now = std::time::SystemTime::now();
+        let cells: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|row| {
+                let used = if row.in_use { "mounted" } else { "-" };
+                let created = output::ago(&row.created, now);
+                vec![row.name, row.image, created, used.to_owned()]
+            })
+            .collect();
+        output::table(&["NAME", "IMAGE", "CREATED", "STATUS"], &cells)
+    }
+}
+
+impl ContainerRm {
+    fn run(self, store: &Store) -> Result<()> {
+        for name in &self.names {
+            let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
+            let container = store.container(name).map_err(|error| {
+                let in_use = matches!(error, store::Error::ContainerInUse(_));
+                let failure = failed(error);
+                if in_use {
+                    failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
+                } else {
+                    failure
+                }
+            })?;
+            let Some(container) = container else {
+                return Err(missing("remove", name));
+            };
+            store.remove_container(container).map_err(failed)?;
+            output::line(&format!("Deleted: {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl ContainerDiff {
+    fn run(self, store: &Store) -> Result<()> {
+        let name = &self.name;
+        let tried = format!("cannot compare container {name}");
+        let all = store.containers().map_err(|e| Failure::new(&tried, e))?;
+        let found = all.into_iter().find(|(found, _)| found == name);
+        let Some((_, record)) = found else {
+            return Err(missing("compare", name));
+        };
+        let image = image::find_recorded(store, &record).map_err(|e| Failure::new(&tried, e))?;
+        let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
+        let mut rows = Vec::new();
+        let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
+        overlay::changes(&base, &store.container_upper(name), &mut add)
+            .map_err(|error| Failure::new(&tried, error))?;
+        if self.json {
+            let row = |(kind, path): (&'static str, Vec<u8>)| Changed {
+                kind,
+                path: match String::from_utf8(path) {
+                    Ok(path) => path,
+                    Err(error) => error.as_bytes().escape_ascii().to_string(),
+                },
+            };
+            return output::json(&rows.into_iter().map(row).collect::<Vec<_>>());
+        }
+        let mut text = Vec::new();
+        for (kind, path) in rows {
+            text.extend_from_slice(kind.as_bytes());
+            text.push(b' ');
+            text.extend_from_slice(&path);
+            text.push(b'\n');
+        }
+        std::io::stdout().write_all(&text).map_err(output::failed)
+    }
+}
+
+fn letter(change: Change) -> &'static str {
+    match change {
+        Change::Added => "A",
+        Change::Changed => "C",
+        Change::Deleted => "D",
+    }
+}
+
+fn missing(tried: &str, name: &str) -> Failure {
+    Failure::plain(format!(
+        "cannot {tried} container {name}: there is none of that name"
+    ))
+    .or_hint("plyfs container ls lists what is there")
+}

@@ -1,0 +1,228 @@
+//! Requests that change something and need more than one step: the duties that come with
+//! `HANDLE_KILLPRIV_V2`, open files, and what the engine knows nothing of.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use fuser::{BackingId, INodeNo, Request, TimeOrNow};
+use nix::errno::Errno;
+
+use super::convert::{self, node, permissions};
+use super::files::{Wanted, Way};
+use super::handler::Adapter;
+use crate::layer::FileKind;
+use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
+
+/// Bits that writing by an unprivileged user takes away; the group's only with its right to execute.
+const SET_USER_ID: u16 = 0o4000;
+const SET_GROUP_ID: u16 = 0o2010;
+
+/// What a SETATTR asks for.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) mode: Option<u32>,
+    pub(super) owner: (Option<u32>, Option<u32>),
+    pub(super) size: Option<u64>,
+    /// Of access, of modification.
+    pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
+    pub(super) by_handle: bool,
+    pub(super) by_root: bool,
+}
+
+impl Change {
+    /// The kernel asks for nothing when it wants the set-id bits and capabilities cleared.
+    fn is_empty(&self) -> bool {
+        let none = self.mode.is_none() && self.owner == (None, None) && self.size.is_none();
+        none && self.times.0.is_none() && self.times.1.is_none()
+    }
+}
+
+/// What COPY_FILE_RANGE copies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) offset: u64,
+    pub(super) to_offset: u64,
+    pub(super) length: u64,
+}
+
+impl Adapter {
+    /// On whose behalf a request is made. The kernel has applied the umask itself unless ACLs are
+    /// in use, because only a directory without a default ACL has it applied.
+    pub(super) fn caller(&self, request: &Request, umask: u32) -> Caller {
+        Caller {
+            uid: request.uid(),
+            gid: request.gid(),
+            pid: request.pid(),
+            umask: if self.settings.acl { umask } else { 0 },
+        }
+    }
+
+    pub(super) fn make_node(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        device: u32,
+        caller: &Caller,
+    ) -> Result<Attributes> {
+        let kind = FileKind::from_mode(mode).ok_or(Errno::EINVAL)?;
+        let (name, device) = (name.as_bytes(), convert::device_pair(device));
+        let mode = permissions(mode);
+        self.overlay
+            .make_node(node(parent), name, kind, mode, device, caller)
+    }
+
+    pub(super) fn rename_name(
+        &self,
+        from: (NodeNumber, &OsStr),
+        to: (NodeNumber, &OsStr),
+        flags: fuser::RenameFlags,
+    ) -> Result<()> {
+        let flags = RenameFlags {
+            no_replace: flags.contains(fuser::RenameFlags::RENAME_NOREPLACE),
+            exchange: flags.contains(fuser::RenameFlags::RENAME_EXCHANGE),
+            whiteout: flags.contains(fuser::RenameFlags::RENAME_WHITEOUT),
+        };
+        let (name, new_name) = (from.1.as_bytes(), to.1.as_bytes());
+        self.overlay.rename(from.0, name, to.0, new_name, flags)
+    }
+
+    /// Attributes; `ESTALE` makes the kernel look up the name of a node that was left.
+    pub(super) fn look(&self, node: NodeNumber) -> Result<Attributes> {
+        if self.files.is_gone(node) {
+            return Err(Errno::ESTALE.into());
+        }
+        self.overlay.attributes(node)
+    }
+
+    pub(super) fn change(&self, node: NodeNumber, change: &Change) -> Result<Attributes> {
+        if change.is_empty() {
+            return self.overlay.kill_privileges(node);
+        }
+        let handle = if change.by_handle {
+            self.files.get(node)
+        } else {
+            None
+        };
+        let set = SetAttributes {
+            permissions: change.mode.map(permissions),
+            uid: change.owner.0,
+            gid: change.owner.1,
+            size: change.size,
+            atime: change.times.0.map(convert::time_change),
+            mtime: change.times.1.map(convert::time_change),
+            kill_privileges: change.size.is_some() && !change.by_root,
+            handle: handle.as_deref(),
+        };
+        self.files.set_attributes(&self.overlay, node, &set)
+    }
+
+    /// Clears the set-id bits, if there are any. The kernel asks for it at every write, and for
+    /// capabilities by another request.
+    fn kill_set_ids(&self, node: NodeNumber) -> Result<()> {
+        let set = self.overlay.attributes(node)?.permissions;
+        if set & SET_USER_ID != 0 || set & SET_GROUP_ID == SET_GROUP_ID {
+            self.overlay.kill_privileges(node)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn create_file(
+        &self,
+        parent: NodeNumber,
+        name: &OsStr,
+        permissions: u16,
+        caller: &Caller,
+    ) -> Result<Attributes> {
+        let name = name.as_bytes();
+        let (made, file) = self.overlay.create(parent, name, permissions, caller)?;
+        self.files.created(made.node, file);
+        Ok(made)
+    }
+
+    pub(super) fn open_file(
+        &self,
+        node: NodeNumber,
+        wanted: Wanted,
+        by_root: bool,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Result<Way> {
+        let way = self.files.open(&self.overlay, node, wanted, register)?;
+        if wanted.truncate && !by_root {
+            self.kill_set_ids(node)?;
+        }
+        Ok(way)
+    }
+
+    /// Reads into `buffer`, which is made as long as it must be.
+    pub(super) fn read_content(
+        &self,
+        node: NodeNumber,
+        offset: u64,
+        size: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<usize> {
+        let Some(file) = self.files.get(node) else {
+            return self
+                .contents
+                .read(&self.overlay, node, offset, size, buffer);
+        };
+        let size = usize::try_from(size).unwrap_or(0);
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let target = buffer.get_mut(..size).unwrap_or_default();
+        file.read_at(target, offset)
+    }
+
+    pub(super) fn write_content(
+        &self,
+        node: NodeNumber,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+    ) -> Result<u64> {
+        if kill {
+            self.kill_set_ids(node)?;
+        }
+        let written = self.files.file(node)?.write_at(data, offset)?;
+        Ok(u64::try_from(written).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn copy_content(
+        &self,
+        from: NodeNumber,
+        to: NodeNumber,
+        range: &Range,
+    ) -> Result<u64> {
+        let (from, to) = (self.files.file(from)?, self.files.file(to)?);
+        // The answer has 32 bits.
+        let length = range.length.min(1 << 30);
+        from.copy_range(range.offset, &to, range.to_offset, length)
+    }
+
+    pub(super) fn seek_content(&self, node: NodeNumber, offset: i64, whence: i32) -> Result<i64> {
+        match self.files.get(node) {
+            Some(file) => file.seek(offset, whence),
+            None => self.contents.seek(&self.overlay, node, offset, whence),
+        }
+    }
+
+    /// Figures of the file system that takes the changes, or of the image.
+    pub(super) fn space(&self) -> Result<Space> {
+        const BLOCK: u64 = 4096;
+        if let Some(space) = self.overlay.space()? {
+            return Ok(space);
+        }
+        let totals = self.overlay.base().totals().unwrap_or_default();
+        Ok(Space {
+            block_size: BLOCK,
+            blocks: totals.bytes.div_ceil(BLOCK),
+            files: totals.nodes,
+            name_max: 255,
+            ..Space::default()
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! Listings of directories, with and without attributes.
+
+use std::ffi::OsStr;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+
+use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+
+use super::convert::{self, node};
+use super::handler::Adapter;
+use super::reply::{GENERATION, lifetime};
+use crate::overlay::{Attributes, Listed};
+
+/// Whether a listing goes on after an entry was added to a reply.
+fn full(full: bool) -> ControlFlow<()> {
+    if full {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Names only.
+pub(super) fn plain(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    let mut add = |entry: Listed<'_>| {
+        let (number, kind) = (INodeNo(entry.node.0), convert::kind(entry.kind));
+        let name = OsStr::from_bytes(entry.name);
+        full(reply.add(number, entry.next_offset, kind, name))
+    };
+    let list = || adapter.overlay.list(node(ino), offset, &mut add);
+    match adapter.answer("readdir", ino, list) {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Names and what they stand for, as if each had been looked up.
+pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
+    let mut at_end = offset > 0;
+    let mut add = |entry: Listed<'_>, found: &Attributes| {
+        at_end = false;
+        let (shown, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
+        let (number, lifetime) = (shown.ino, lifetime(found));
+        adapter.told(number);
+        let next = entry.next_offset;
+        full(reply.add(number, next, name, &lifetime, &shown, GENERATION))
+    };
+    let overlay = &adapter.overlay;
+    let list = || overlay.list_with_attributes(node(ino), offset, &mut add);
+    let listed = adapter.answer("readdirplus", ino, list);
+    adapter.listed(ino, at_end);
+    match listed {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}

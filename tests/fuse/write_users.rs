@@ -1,0 +1,106 @@
+//! Writable unions of ordinary users: through fusermount3, and in user namespaces.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::{Need, User, command_as, require, succeed, text};
+use crate::writable::{Writable, fingerprint};
+
+fn union() -> Option<Writable> {
+    require(&[Need::Fuse, Need::PlainUser]).then(|| Writable::of(User::Plain))
+}
+
+#[test]
+fn an_ordinary_user_owns_the_tree_as_root_would() {
+    let Some(union) = union() else { return };
+    let before = fingerprint(&union.lower());
+    let mount = union.mount(&[]);
+    let script = "
+        echo new > new; cat new; echo more >> small; cat small
+        chown 12:34 new; chmod 4750 new; stat -c '%u %g %a' new
+        mkfifo fifo; chown 7:8 fifo; stat -c '%F %u' fifo
+        ln -s nowhere symlink; readlink symlink; chown -h 5:6 symlink; stat -c '%u %g %F' symlink
+        mkdir made; chmod 700 made; mv dir/file made/; ls made; cat made/file
+        rm -rf dir; ls
+        ln small linked; stat -c %h small; rm small; cat linked; chown 12:34 linked
+        touch -d @-5 linked; stat -c %Y linked
+        dd if=/dev/zero of=zeros bs=4096 count=500 2>/dev/null; stat -c %s zeros";
+    let said = union.shell(script);
+    let expected = "new\nsmall\nmore\n12 34 4750\nfifo 7\nnowhere\n\
+        5 6 symbolic link\nfile\nfile\nclosed\nfifo\nlarge\nlink\nmade\nnew\nsetid\nsmall\n\
+        symlink\n2\nsmall\nmore\n-5\n2048000\n";
+    assert_eq!(said, expected);
+    mount.unmount();
+    let mount = union.mount(&[]);
+    let said = union.shell(
+        "stat -c '%u %g %a' new; stat -c '%u' linked; stat -c '%F %u' fifo; readlink symlink",
+    );
+    assert_eq!(said, "12 34 4750\n12\nfifo 7\nnowhere\n");
+    mount.unmount();
+    assert_eq!(before, fingerprint(&union.lower()));
+    // Nothing on disk belongs to anybody else.
+    let uid = fs::metadata(union.upper()).unwrap().uid();
+    assert_eq!(
+        fs::symlink_metadata(union.upper().join("fifo"))
+            .unwrap()
+            .uid(),
+        uid
+    );
+}
+
+#[test]
+fn small_writes_of_an_ordinary_user_are_collected() {
+    let Some(union) = union() else { return };
+    let mount = union.mount(&[]);
+    let daemon = crate::fixture::daemon(mount.path()).unwrap();
+    let calls = || -> u64 {
+        let io = fs::read_to_string(format!("/proc/{daemon}/io")).unwrap();
+        let line = io.lines().find(|line| line.starts_with("syscw")).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let before = calls();
+    union.shell("dd if=/dev/zero of=f bs=4096 count=2000 2>/dev/null");
+    // One answer for each request and one write to the upper for each WRITE.
+    assert!(calls() - before < 200, "{} writes", calls() - before);
+}
+
+#[test]
+fn in_a_user_namespace_owners_are_real_and_permissions_checked() {
+    let Some(union) = union() else { return };
+    if crate::support::is_root() {
+        // Somebody whom the namespace does not know could do nothing but be looked at.
+        let mut chown = std::process::Command::new("chown");
+        succeed(chown.args(["-R", "65534:65534"]).arg(union.lower()));
+    }
+    let mut mount = union.command(&[]);
+    mount.env_clear();
+    let words: Vec<_> = std::iter::once(mount.get_program())
+        .chain(mount.get_args())
+        .map(|word| word.to_os_string())
+        .collect();
+    let program = words
+        .iter()
+        .position(|word| word.to_string_lossy().ends_with("/plyfs"))
+        .unwrap();
+    let script = "\"$@\"; cd \"$0\"; grep -o 'fuse.plyfs rw.*' /proc/self/mounts
+        echo x > a; chmod 600 a; stat -c '%u %a' a; rm small; ls
+        cd /; umount \"$0\"";
+    let mut command = command_as(User::Plain, "unshare");
+    command
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--",
+            "sh",
+            "-euc",
+            script,
+        ])
+        .arg(union.store.mountpoint())
+        .args(&words[program..]);
+    let said = text(&succeed(&mut command));
+    assert!(said.contains("default_permissions"), "{said}");
+    assert!(said.contains("0 600\n"), "{said}");
+    assert!(!said.contains("small"), "{said}");
+    assert!(union.upper().join("a").exists());
+}
