@@ -286,6 +286,7 @@ mod tests {
         ] {
             let attributes = Attributes {
                 node: NodeNumber::ROOT,
+                ino: 1,
                 kind,
                 permissions,
                 nlink: 1,

@@ -2,12 +2,23 @@
 //!
 //! Read-only today: it adds the limits of POSIX to what the [`Union`] answers.
 
+mod file;
+mod request;
+mod verbs;
+
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use nix::errno::Errno;
 
+pub use crate::layer::Timestamp;
 pub use crate::union::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals, Union};
+
+pub use file::OverlayFile;
+pub use request::{
+    Caller, Namespace, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space,
+    TimeChange, XattrChange,
+};
 
 /// The engine behind a mount.
 #[derive(Debug)]

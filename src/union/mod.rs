@@ -40,8 +40,11 @@ impl NodeNumber {
 /// What stat(2) tells of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// The node; also `st_ino`.
+    /// The node.
     pub node: NodeNumber,
+    /// What users see as `st_ino`: the number of the node, but for a node that had to be replaced
+    /// while it was in use.
+    pub ino: u64,
     /// Kind of file.
     pub kind: FileKind,
     /// `07777` bits.

@@ -94,6 +94,7 @@ impl From<Compact> for Attributes {
         let has_device = Compact::has_device(from.kind);
         Attributes {
             node: from.node,
+            ino: from.node.0,
             kind: from.kind,
             permissions: from.permissions,
             nlink: from.nlink,
@@ -415,6 +416,7 @@ mod tests {
         ] {
             let attributes = Attributes {
                 node: NodeNumber(8),
+                ino: 8,
                 kind,
                 permissions: 0o7777,
                 nlink: 1,

@@ -116,6 +116,7 @@ fn attributes(
     };
     Ok(Attributes {
         node,
+        ino: node.0,
         kind,
         permissions: shown.permissions,
         nlink: if kind == FileKind::Directory {
@@ -288,6 +289,7 @@ impl Stack {
                 let number = self.numbers.reserve(Identity::Place { parent, name });
                 if let Some(directory) = Arc::get_mut(directory) {
                     directory.attributes.node = NodeNumber(number);
+                    directory.attributes.ino = number;
                 }
             }
         }
