@@ -164,11 +164,27 @@ impl IdMap {
     /// form that is not known is left as it is.
     #[must_use]
     pub fn shown_acl<'a>(&self, value: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+        self.map_acl(value, |ranges, id| Some(ranges.shown(id)))
+            .unwrap_or_default()
+    }
+
+    /// The other way: the value to store for one that is meant; `None` when an id in it cannot be
+    /// stored.
+    #[must_use]
+    pub fn stored_acl<'a>(&self, value: Cow<'a, [u8]>) -> Option<Cow<'a, [u8]>> {
+        self.map_acl(value, IdRanges::stored)
+    }
+
+    fn map_acl<'a>(
+        &self,
+        value: Cow<'a, [u8]>,
+        map: impl Fn(&IdRanges, u32) -> Option<u32>,
+    ) -> Option<Cow<'a, [u8]>> {
         const VERSION: [u8; 4] = 2u32.to_le_bytes();
         const USER: [u8; 2] = 2u16.to_le_bytes();
         const GROUP: [u8; 2] = 8u16.to_le_bytes();
         if (self.users.0.is_empty() && self.groups.0.is_empty()) || !value.starts_with(&VERSION) {
-            return value;
+            return Some(value);
         }
         let mut value = value.into_owned();
         let (_, entries) = value.split_at_mut(VERSION.len());
@@ -179,9 +195,9 @@ impl IdMap {
                 GROUP => &self.groups,
                 _ => continue,
             };
-            *id = ranges.shown(u32::from_le_bytes(*id)).to_le_bytes();
+            *id = map(ranges, u32::from_le_bytes(*id))?.to_le_bytes();
         }
-        Cow::Owned(value)
+        Some(Cow::Owned(value))
     }
 }
 
@@ -249,6 +265,8 @@ mod tests {
             value
         };
         assert_eq!(map.shown_acl(acl(1, 2).into()), acl(101, 202));
+        assert_eq!(map.stored_acl(acl(101, 202).into()), Some(acl(1, 2).into()));
+        assert_eq!(map.stored_acl(acl(1, 2).into()), None);
         let other = Cow::Borrowed(&b"\x03\0\0\0"[..]);
         assert_eq!(map.shown_acl(other.clone()), other);
     }

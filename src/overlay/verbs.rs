@@ -1,58 +1,38 @@
-//! Stand-ins for the verbs that change something, until each has a file of its own.
+//! What changes something, as the adapter calls it: each answers `EROFS` without an upper.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::create::New;
 use super::file::OverlayFile;
-use super::request::{
-    Caller, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space, XattrChange,
-};
-use super::{Attributes, NodeNumber, Overlay, Result, Union};
+use super::request::{Caller, OpenRequest, Opened, RenameFlags, SetAttributes, Space, XattrChange};
+use super::{Attributes, Kind, NodeNumber, Overlay, Result};
 use crate::layer::FileKind;
 
 impl Overlay {
-    /// A writable engine over `base`: what changes is kept in the directory `upper` in the format
-    /// of the kernel's overlay, with `work` on the same file system for things under way.
-    ///
-    /// # Errors
-    /// `EBUSY` when one of them is in use, `EXDEV` when they lie on different file systems,
-    /// `EROFS`, `EINVAL` after a crash of a volatile overlay, or what opening them reports.
-    pub fn writable(
-        base: Union,
-        _upper: &Path,
-        _work: &Path,
-        _options: OverlayOptions,
-    ) -> Result<Overlay> {
-        drop(base);
-        Err(Errno::ENOSYS.into())
-    }
-
-    /// Whether anything can be changed.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        false
-    }
-
     /// Changes attributes; see [`SetAttributes`].
     ///
     /// # Errors
     /// `EROFS` on a read-only overlay, or what the system calls on the upper report.
     pub fn set_attributes(
         &self,
-        _node: NodeNumber,
-        _change: &SetAttributes<'_>,
+        node: NodeNumber,
+        change: &SetAttributes<'_>,
     ) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+        self.engine()?.set_attributes(node, change)
     }
 
     /// Clears the set-id bits and the file capability, as writing by an unprivileged user does.
     ///
     /// # Errors
     /// As [`Overlay::set_attributes`].
-    pub fn kill_privileges(&self, _node: NodeNumber) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+    pub fn kill_privileges(&self, node: NodeNumber) -> Result<Attributes> {
+        let change = SetAttributes {
+            kill_privileges: true,
+            ..SetAttributes::default()
+        };
+        self.engine()?.set_attributes(node, &change)
     }
 
     /// Makes and opens a regular file; takes one reference. `permissions` are the `07777` bits.
@@ -61,12 +41,27 @@ impl Overlay {
     /// `EEXIST`, or as [`Overlay::set_attributes`].
     pub fn create(
         &self,
-        _parent: NodeNumber,
-        _name: &[u8],
-        _permissions: u16,
-        _caller: &Caller,
+        parent: NodeNumber,
+        name: &[u8],
+        permissions: u16,
+        caller: &Caller,
     ) -> Result<(Attributes, Arc<OverlayFile>)> {
-        Err(Errno::EROFS.into())
+        let engine = self.engine()?;
+        let new = New {
+            kind: FileKind::Regular,
+            permissions,
+            device: (0, 0),
+            target: b"",
+        };
+        let (node, attributes, file) = engine.make(parent, name, new, caller)?;
+        let file = match file {
+            Some(file) => file,
+            None => engine.open_upper(&node, true)?,
+        };
+        Ok((
+            attributes,
+            Arc::new(OverlayFile::of_upper(engine, &node, file)),
+        ))
     }
 
     /// Makes a regular file, device, FIFO or socket; takes one reference.
@@ -75,14 +70,24 @@ impl Overlay {
     /// `EEXIST`, `EINVAL` for other kinds, or as [`Overlay::set_attributes`].
     pub fn make_node(
         &self,
-        _parent: NodeNumber,
-        _name: &[u8],
-        _kind: FileKind,
-        _permissions: u16,
-        _device: (u32, u32),
-        _caller: &Caller,
+        parent: NodeNumber,
+        name: &[u8],
+        kind: FileKind,
+        permissions: u16,
+        device: (u32, u32),
+        caller: &Caller,
     ) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+        if matches!(kind, FileKind::Directory | FileKind::Symlink) {
+            return Err(Errno::EINVAL.into());
+        }
+        let new = New {
+            kind,
+            permissions,
+            device,
+            target: b"",
+        };
+        let (_, attributes, _) = self.engine()?.make(parent, name, new, caller)?;
+        Ok(attributes)
     }
 
     /// Makes a directory; takes one reference.
@@ -91,12 +96,19 @@ impl Overlay {
     /// As [`Overlay::create`].
     pub fn make_directory(
         &self,
-        _parent: NodeNumber,
-        _name: &[u8],
-        _permissions: u16,
-        _caller: &Caller,
+        parent: NodeNumber,
+        name: &[u8],
+        permissions: u16,
+        caller: &Caller,
     ) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+        let new = New {
+            kind: FileKind::Directory,
+            permissions,
+            device: (0, 0),
+            target: b"",
+        };
+        let (_, attributes, _) = self.engine()?.make(parent, name, new, caller)?;
+        Ok(attributes)
     }
 
     /// Makes a symlink; takes one reference.
@@ -105,36 +117,47 @@ impl Overlay {
     /// As [`Overlay::create`].
     pub fn make_symlink(
         &self,
-        _parent: NodeNumber,
-        _name: &[u8],
-        _target: &[u8],
-        _caller: &Caller,
+        parent: NodeNumber,
+        name: &[u8],
+        target: &[u8],
+        caller: &Caller,
     ) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+        let new = New {
+            kind: FileKind::Symlink,
+            permissions: 0o777,
+            device: (0, 0),
+            target,
+        };
+        let caller = Caller {
+            umask: 0,
+            ..*caller
+        };
+        let (_, attributes, _) = self.engine()?.make(parent, name, new, &caller)?;
+        Ok(attributes)
     }
 
     /// Gives `node` another name; takes one reference.
     ///
     /// # Errors
     /// `EPERM` for a directory, `ENOENT` for a node without names, or as [`Overlay::create`].
-    pub fn link(&self, _node: NodeNumber, _parent: NodeNumber, _name: &[u8]) -> Result<Attributes> {
-        Err(Errno::EROFS.into())
+    pub fn link(&self, node: NodeNumber, parent: NodeNumber, name: &[u8]) -> Result<Attributes> {
+        self.engine()?.link(node, parent, name)
     }
 
     /// Removes a name that is none of a directory.
     ///
     /// # Errors
     /// `ENOENT`, `EISDIR`, or as [`Overlay::set_attributes`].
-    pub fn unlink(&self, _parent: NodeNumber, _name: &[u8]) -> Result<()> {
-        Err(Errno::EROFS.into())
+    pub fn unlink(&self, parent: NodeNumber, name: &[u8]) -> Result<()> {
+        self.engine()?.unlink(parent, name)
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`, or as [`Overlay::set_attributes`].
-    pub fn remove_directory(&self, _parent: NodeNumber, _name: &[u8]) -> Result<()> {
-        Err(Errno::EROFS.into())
+    pub fn remove_directory(&self, parent: NodeNumber, name: &[u8]) -> Result<()> {
+        self.engine()?.remove_directory(parent, name)
     }
 
     /// Renames; see rename(2) and [`RenameFlags`].
@@ -143,13 +166,14 @@ impl Overlay {
     /// What rename(2) reports, `EXDEV` excepted.
     pub fn rename(
         &self,
-        _parent: NodeNumber,
-        _name: &[u8],
-        _new_parent: NodeNumber,
-        _new_name: &[u8],
-        _flags: RenameFlags,
+        parent: NodeNumber,
+        name: &[u8],
+        new_parent: NodeNumber,
+        new_name: &[u8],
+        flags: RenameFlags,
     ) -> Result<()> {
-        Err(Errno::EROFS.into())
+        self.engine()?
+            .rename(parent, name, new_parent, new_name, flags)
     }
 
     /// Opens a regular file.
@@ -157,8 +181,27 @@ impl Overlay {
     /// # Errors
     /// `EISDIR` or `EINVAL` for other kinds; `EROFS` for writing on a read-only overlay; or what
     /// copying up reports.
-    pub fn open_file(&self, _node: NodeNumber, _request: OpenRequest) -> Result<Opened> {
-        Err(Errno::EROFS.into())
+    pub fn open_file(&self, node: NodeNumber, request: OpenRequest) -> Result<Opened> {
+        match &self.kind {
+            Kind::Writable(engine) => engine.open_file(node, request),
+            Kind::ReadOnly(_) if request.write || request.truncate => Err(Errno::EROFS.into()),
+            Kind::ReadOnly(base) => {
+                let file = OverlayFile::of_base(node, base.open(node)?);
+                Ok(Opened::File(Arc::new(file)))
+            }
+        }
+    }
+
+    /// Copies a regular file up under a new node number, which is returned: for a file of which the
+    /// kernel reads the lower file by itself at present, before something changes its data. See
+    /// [`Opened::MovedTo`].
+    ///
+    /// # Errors
+    /// `EINVAL` when its data lie in the upper already, `ESTALE` for a node that was replaced
+    /// before, or as [`Overlay::open_file`].
+    pub fn split(&self, node: NodeNumber) -> Result<NodeNumber> {
+        let engine = self.engine()?;
+        engine.split(&engine.node(node)?, u64::MAX)
     }
 
     /// Sets an extended attribute, ACLs included.
@@ -168,28 +211,31 @@ impl Overlay {
     /// [`Overlay::set_attributes`].
     pub fn set_xattr(
         &self,
-        _node: NodeNumber,
-        _name: &[u8],
-        _value: &[u8],
-        _change: XattrChange,
+        node: NodeNumber,
+        name: &[u8],
+        value: &[u8],
+        change: XattrChange,
     ) -> Result<()> {
-        Err(Errno::EROFS.into())
+        self.engine()?.set_xattr(node, name, value, change)
     }
 
     /// Removes an extended attribute.
     ///
     /// # Errors
     /// `ENODATA`, or as [`Overlay::set_xattr`].
-    pub fn remove_xattr(&self, _node: NodeNumber, _name: &[u8]) -> Result<()> {
-        Err(Errno::EROFS.into())
+    pub fn remove_xattr(&self, node: NodeNumber, name: &[u8]) -> Result<()> {
+        self.engine()?.remove_xattr(node, name)
     }
 
     /// Makes the entries of a directory durable.
     ///
     /// # Errors
     /// What fsync(2) reports.
-    pub fn sync_directory(&self, _node: NodeNumber) -> Result<()> {
-        Ok(())
+    pub fn sync_directory(&self, node: NodeNumber) -> Result<()> {
+        match &self.kind {
+            Kind::Writable(engine) => engine.sync_directory(node),
+            Kind::ReadOnly(_) => Ok(()),
+        }
     }
 
     /// Figures of the upper's file system; none when read-only.
@@ -197,19 +243,25 @@ impl Overlay {
     /// # Errors
     /// What statfs(2) reports.
     pub fn space(&self) -> Result<Option<Space>> {
-        Ok(None)
+        match &self.kind {
+            Kind::Writable(engine) => engine.space().map(Some),
+            Kind::ReadOnly(_) => Ok(None),
+        }
     }
 
     /// Whether any node may have extended attributes; `false` is certain, and never for a writable
     /// overlay.
     #[must_use]
     pub fn may_have_xattrs(&self) -> bool {
-        self.base.may_have_xattrs()
+        self.is_writable() || self.base().may_have_xattrs()
     }
 
     /// Whether POSIX ACLs are possible.
     #[must_use]
     pub fn may_have_acls(&self) -> bool {
-        self.base.may_have_acls()
+        match &self.kind {
+            Kind::Writable(engine) => engine.may_have_acls(),
+            Kind::ReadOnly(base) => base.may_have_acls(),
+        }
     }
 }

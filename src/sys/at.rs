@@ -277,7 +277,7 @@ pub fn stat_file(file: &File) -> io::Result<Stat> {
     statx(file.as_fd(), b"")
 }
 
-fn statx(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
+pub(super) fn statx(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
     let mut flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     if name.is_empty() {
         flags |= libc::AT_EMPTY_PATH;

@@ -4,10 +4,14 @@
 //! offer. Each `unsafe` block carries a SAFETY comment that names what makes it sound.
 
 pub mod at;
+pub mod data;
 pub mod descriptor;
+pub mod fault;
 pub mod getdents;
 pub mod mapping;
 pub mod mount;
 pub mod process;
+pub mod writable;
+mod writable_xattr;
 pub mod xattr;
 mod xattr_at;

@@ -58,7 +58,7 @@ pub fn get_path(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Calls `call` with a buffer that is large enough, however the attributes change meanwhile.
-fn read_all(call: impl Fn(*mut u8, usize) -> isize) -> io::Result<Vec<u8>> {
+pub(super) fn read_all(call: impl Fn(*mut u8, usize) -> isize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; 256];
     loop {
         let result = call(buffer.as_mut_ptr(), buffer.len());

@@ -154,6 +154,17 @@ impl Chain {
         }
     }
 
+    pub(super) fn contains(&self, directory: NodeNumber, name: &[u8]) -> Result<bool> {
+        let (row, _) = self.directory(directory)?;
+        Ok(matches!(self.index.lookup(row, name), Some(Named::Node(_))))
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // a stack asks its file systems
+    pub(super) fn identity(&self) -> Result<[u8; 16]> {
+        let layers = self.index.layers().concat();
+        Ok(xxhash_rust::xxh3::xxh3_128(&layers).to_le_bytes())
+    }
+
     pub(super) fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
         Ok(attributes(node, self.node(node)?))
     }

@@ -152,6 +152,30 @@ impl Union {
         each!(self, union => union.lookup(directory, name))
     }
 
+    /// Whether `directory` has an entry of that name; takes no reference.
+    ///
+    /// # Errors
+    /// As [`Union::lookup`].
+    pub fn contains(&self, directory: NodeNumber, name: &[u8]) -> Result<bool> {
+        each!(self, union => union.contains(directory, name))
+    }
+
+    /// Takes one more reference to a node that has some.
+    pub fn hold(&self, node: NodeNumber) {
+        match self {
+            Union::Chain(_) => {}
+            Union::Stack(stack) => stack.hold_again(node),
+        }
+    }
+
+    /// Tells this union from others: two that have one identity have the same numbers of nodes.
+    ///
+    /// # Errors
+    /// What statfs(2) reports of a layer.
+    pub fn identity(&self) -> Result<[u8; 16]> {
+        each!(self, union => union.identity())
+    }
+
     /// Gives `count` references back; a node without references may be dropped from memory.
     pub fn forget(&self, node: NodeNumber, count: u64) {
         match self {

@@ -6,4 +6,6 @@ mod identity;
 mod kernel;
 mod model;
 mod odd;
+mod reference;
 mod support;
+mod writable;

@@ -147,6 +147,36 @@ impl Stack {
         Ok(Some(self.hold(object)?.object.attributes()))
     }
 
+    /// See [`super::Union::hold`].
+    pub fn hold_again(&self, node: NodeNumber) {
+        self.nodes.hold_again(node);
+    }
+
+    /// See [`super::Union::contains`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn contains(&self, directory: NodeNumber, name: &[u8]) -> Result<bool> {
+        let directory = self.directory(directory)?;
+        Ok(self.listing(&directory)?.find(name).is_some())
+    }
+
+    /// See [`super::Union::identity`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn identity(&self) -> Result<[u8; 16]> {
+        let mut all = Vec::new();
+        for layer in self.handles.layers() {
+            let figures = layer.root().statfs();
+            let figures = figures.map_err(|error| failed(error, "asking a layer's file system"))?;
+            // Device numbers may be others after a reboot; most file systems have a number that stays.
+            all.extend_from_slice(format!("{:?}", figures.filesystem_id()).as_bytes());
+            all.extend_from_slice(&layer.stat().ino.to_le_bytes());
+        }
+        Ok(xxhash_rust::xxh3::xxh3_128(&all).to_le_bytes())
+    }
+
     /// See [`super::Union::forget`].
     pub fn forget(&self, node: NodeNumber, count: u64) {
         if let Some(node) = self.nodes.forget(node, count)

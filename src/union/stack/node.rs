@@ -237,6 +237,13 @@ impl NodeTable {
         Ok(node)
     }
 
+    /// Takes one more reference to a node in use.
+    pub(super) fn hold_again(&self, number: NodeNumber) {
+        if let Some(node) = self.shard(number.0).read().get(&number.0) {
+            node.references.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Gives references back; returns the node that this was the end of.
     pub(super) fn forget(&self, number: NodeNumber, count: u64) -> Option<Arc<Node>> {
         if number == NodeNumber::ROOT {

@@ -1,0 +1,134 @@
+//! Copying up a whole directory, for a rename that shall leave no redirect.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::copy_up::Want;
+use super::directory::Entry;
+use super::engine::Engine;
+use super::node::Node;
+use super::rename::Place;
+use super::upper::failed;
+use crate::layer::FileKind;
+use crate::union::{NodeNumber, Result};
+
+impl Engine {
+    /// Copies everything up that is in a directory, and makes it opaque.
+    pub(super) fn copy_up_tree(&self, root: &Arc<Node>) -> Result<()> {
+        // Directories on the way down, each with the subdirectories that are left.
+        let mut way = vec![(Arc::clone(root), None::<Vec<Arc<Node>>>)];
+        let result = loop {
+            let Some((directory, left)) = way.last_mut() else {
+                break Ok(());
+            };
+            let directory = Arc::clone(directory);
+            let step = match left {
+                None => self.copy_up_entries(&directory).map(|below| {
+                    *left = Some(below);
+                    None
+                }),
+                Some(below) => match below.pop() {
+                    Some(next) => Ok(Some(next)),
+                    None => {
+                        way.pop();
+                        let done = self.make_opaque(&directory);
+                        if !Arc::ptr_eq(&directory, root) {
+                            self.release(directory.number, 1);
+                        }
+                        done.map(|()| None)
+                    }
+                },
+            };
+            match step {
+                Ok(Some(next)) => way.push((next, None)),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        for (directory, below) in way {
+            for node in below.into_iter().flatten() {
+                self.release(node.number, 1);
+            }
+            if !Arc::ptr_eq(&directory, root) {
+                self.release(directory.number, 1);
+            }
+        }
+        result
+    }
+
+    /// Copies up what is in a directory; returns its subdirectories, with references.
+    fn copy_up_entries(&self, directory: &Arc<Node>) -> Result<Vec<Arc<Node>>> {
+        self.copy_up_directory(directory)?;
+        let mut names = Vec::new();
+        self.list(NodeNumber(directory.number), 2, false, &mut |listed, _| {
+            names.push(listed.name.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        let mut below = Vec::new();
+        for name in names {
+            let found = {
+                let _still = self.still();
+                self.find(directory, &name)
+            };
+            let copied = found.and_then(|node| {
+                let Some(node) = node else { return Ok(()) };
+                if node.kind == FileKind::Directory {
+                    below.push(node);
+                    return Ok(());
+                }
+                let place = Place {
+                    directory,
+                    name: &name,
+                };
+                let copied = self
+                    .copy_up(&node, Want::Data(u64::MAX).for_kind(node.kind))
+                    .and_then(|()| self.bring_up(place, &node));
+                self.release(node.number, 1);
+                copied
+            });
+            if let Err(error) = copied {
+                for node in below {
+                    self.release(node.number, 1);
+                }
+                return Err(error);
+            }
+        }
+        Ok(below)
+    }
+
+    /// Makes a directory opaque, all of which is in the upper.
+    fn make_opaque(&self, node: &Arc<Node>) -> Result<()> {
+        let _still = self.still();
+        let mut contents = self.contents_mut(node)?;
+        let Some(base) = contents.base else {
+            return Ok(());
+        };
+        let mut is_complete = true;
+        self.base.list(NodeNumber(base), 2, &mut |listed| {
+            is_complete &= !Engine::is_base_only(&contents, listed.name);
+            ControlFlow::Continue(())
+        })?;
+        if !is_complete {
+            // Whoever wants it finds out, and begins again.
+            return Ok(());
+        }
+        let directory = self.upper.directory(node)?;
+        let mark = directory
+            .at(b"")
+            .set_xattr(&self.upper.names.opaque, b"y", 0);
+        mark.map_err(failed("marking a directory as opaque"))?;
+        let whiteouts: Vec<Vec<u8>> = contents
+            .entries()
+            .filter(|(_, entry)| matches!(entry, Entry::Whiteout))
+            .map(|(name, _)| name.to_vec())
+            .collect();
+        contents.hide_base();
+        contents.has_xattr_whiteouts = false;
+        for name in whiteouts {
+            directory
+                .unlink(&name)
+                .map_err(failed("removing a whiteout that hides nothing"))?;
+        }
+        Ok(())
+    }
+}

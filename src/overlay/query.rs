@@ -1,0 +1,83 @@
+//! Questions that change nothing.
+
+use nix::errno::Errno;
+
+use super::engine::Engine;
+use super::node::Stage;
+use super::request::Space;
+use super::upper::failed;
+use crate::layer::FileKind;
+use crate::union::{Attributes, NodeNumber, OpenContent, Result};
+
+impl Engine {
+    /// See [`super::Overlay::attributes`].
+    pub(super) fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
+        let _still = self.still();
+        self.attributes_of(&self.node(node)?)
+    }
+
+    /// See [`super::Overlay::read_link`].
+    pub(super) fn read_link(&self, node: NodeNumber) -> Result<Vec<u8>> {
+        let _still = self.still();
+        let node = self.node(node)?;
+        if node.kind != FileKind::Symlink {
+            return Err(Errno::EINVAL.into());
+        }
+        if node.stage() == Stage::Base {
+            let base = node.base.ok_or(Errno::ESTALE)?;
+            return Ok(self.base.read_link(NodeNumber(base))?.into_owned());
+        }
+        let reach = self.upper.reach(&node)?;
+        self.upper.read_link(reach.at())
+    }
+
+    /// See [`super::Overlay::packed_content`]. What was looked at may have been changed, so the
+    /// number must be one that is in use.
+    pub(super) fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
+        let node = self.node(node)?;
+        match (node.kind, node.stage(), node.base) {
+            (FileKind::Regular, Stage::Base | Stage::Metacopy, Some(base)) => {
+                self.base.packed_content(NodeNumber(base))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// See [`super::Overlay::sync_directory`].
+    pub(super) fn sync_directory(&self, node: NodeNumber) -> Result<()> {
+        let node = self.directory(node)?;
+        if node.stage() == Stage::Base {
+            return Ok(());
+        }
+        let directory = {
+            let _still = self.still();
+            self.upper.directory(&node)?
+        };
+        let file = directory.listable();
+        self.upper.sync(
+            &file.map_err(failed("opening a directory of the upper"))?,
+            false,
+        )
+    }
+
+    /// See [`super::Overlay::space`].
+    pub(super) fn space(&self) -> Result<Space> {
+        let figures = self.upper.root().statvfs();
+        let figures = figures.map_err(failed("asking the upper's file system"))?;
+        Ok(Space {
+            block_size: figures.fragment_size(),
+            blocks: figures.blocks(),
+            blocks_free: figures.blocks_free(),
+            blocks_available: figures.blocks_available(),
+            files: figures.files(),
+            files_free: figures.files_free(),
+            name_max: figures.name_max(),
+        })
+    }
+
+    /// See [`super::Overlay::may_have_acls`].
+    pub(super) fn may_have_acls(&self) -> bool {
+        let acl = self.upper.root().at(b"").has_acls();
+        self.base.may_have_acls() || acl
+    }
+}

@@ -1,0 +1,110 @@
+//! Changing attributes: chmod, chown, truncate, utimes.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::copy_up::Want;
+use super::engine::Engine;
+use super::node::Node;
+use super::request::{SetAttributes, TimeChange};
+use super::upper::{failed, without_set_id};
+use crate::layer::FileKind;
+use crate::sys::data;
+use crate::sys::writable::{At, NewTime};
+use crate::union::{Attributes, NodeNumber, Result};
+
+impl Engine {
+    /// See [`super::Overlay::set_attributes`].
+    pub(super) fn set_attributes(
+        &self,
+        node: NodeNumber,
+        change: &SetAttributes<'_>,
+    ) -> Result<Attributes> {
+        let node = self.node(node)?;
+        let SetAttributes {
+            permissions,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            kill_privileges,
+            handle: _,
+        } = *change;
+        let changes_owner = uid.is_some() || gid.is_some();
+        let changes_times = atime.is_some() || mtime.is_some();
+        if size.is_some() && node.kind != FileKind::Regular {
+            let is_directory = node.kind == FileKind::Directory;
+            return Err(if is_directory {
+                Errno::EISDIR
+            } else {
+                Errno::EINVAL
+            }
+            .into());
+        }
+        if permissions.is_some() && node.kind == FileKind::Symlink {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        if kill_privileges && node.kind != FileKind::Directory {
+            self.drop_privileges(&node)?;
+        }
+        if let Some(size) = size {
+            self.copy_up(&node, Want::Data(size))?;
+        } else if changes_owner || changes_times || permissions.is_some() {
+            self.copy_up(&node, Want::Attributes)?;
+        } else {
+            let _still = self.still();
+            return self.attributes_of(&node);
+        }
+        let _still = self.still();
+        let reach = self.upper.reach(&node)?;
+        let at = reach.at();
+        if let Some(size) = size {
+            let doing = failed("truncating in the upper");
+            let file = at.open(true).map_err(&doing)?;
+            data::truncate(&file, size).map_err(doing)?;
+        }
+        if changes_owner {
+            self.upper.set_owner(at, uid, gid)?;
+        }
+        if let Some(permissions) = permissions {
+            self.upper.set_permissions(at, permissions & 0o7777)?;
+        }
+        if changes_times {
+            at.set_times(new_time(atime), new_time(mtime))
+                .map_err(failed("setting times in the upper"))?;
+        }
+        self.attributes_of(&node)
+    }
+
+    /// Clears set-id bits and the file capability; copies nothing up that has neither.
+    fn drop_privileges(&self, node: &Arc<Node>) -> Result<()> {
+        const CAPABILITY: &[u8] = b"security.capability";
+        let number = NodeNumber(node.number);
+        let now = {
+            let _still = self.still();
+            self.attributes_of(node)?
+        };
+        let permissions = without_set_id(now.permissions);
+        if self.xattr(number, CAPABILITY)?.is_some() {
+            self.remove_xattr(number, CAPABILITY)?;
+        }
+        if permissions != now.permissions {
+            self.copy_up(node, Want::Attributes)?;
+            let _still = self.still();
+            let reach = self.upper.reach(node)?;
+            let at: At<'_> = reach.at();
+            self.upper.set_permissions(at, permissions)?;
+        }
+        Ok(())
+    }
+}
+
+fn new_time(change: Option<TimeChange>) -> NewTime {
+    match change {
+        None => NewTime::Keep,
+        Some(TimeChange::Now) => NewTime::Now,
+        Some(TimeChange::At(time)) => NewTime::Set(time.seconds, time.nanoseconds),
+    }
+}

@@ -1,0 +1,204 @@
+//! Opening an upper: who may, what is cleaned, and what the file system can do.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+
+use super::{MarkNames, Upper, cache, failed};
+use crate::overlay::request::{Namespace, OverlayOptions};
+use crate::sys::at::RootFd;
+use crate::sys::data;
+use crate::sys::writable::WritableDir;
+use crate::union::{Error, Result};
+
+const INCOMPAT: &[u8] = b"incompat";
+const VOLATILE: &[u8] = b"volatile";
+const PROBE: &[u8] = b"plyfs.probe";
+
+impl Upper {
+    /// Opens `upper` and `work`, and removes what was left in `work`.
+    ///
+    /// # Errors
+    /// `EBUSY` when one of them is in use, `EXDEV` when they lie on different file systems, `EINVAL`
+    /// when one lies in the other or after a crash of a volatile overlay, `EROFS`.
+    pub(in crate::overlay) fn open(
+        upper: &Path,
+        work: &Path,
+        identity: [u8; 16],
+        options: OverlayOptions,
+    ) -> Result<Upper> {
+        let root = WritableDir::open(upper).map_err(failed("opening the upper directory"))?;
+        let outer = WritableDir::open(work).map_err(failed("opening the work directory"))?;
+        same_device(&root, &outer)?;
+        apart(upper, work)?;
+        let lock = |directory: &WritableDir, doing| {
+            let locked = directory.listable().and_then(data::lock);
+            locked.map_err(|error| match error.raw_os_error() {
+                Some(libc::EWOULDBLOCK) => Error {
+                    errno: Errno::EBUSY,
+                    ..Error::io(error, doing)
+                },
+                _ => Error::io(error, doing),
+            })
+        };
+        let locks = [
+            lock(&root, "locking the upper directory, which is in use")?,
+            lock(&outer, "locking the work directory, which is in use")?,
+        ];
+        let inner = work_directory(&outer, b"work").map_err(failed("making the work directory"))?;
+        refuse_after_crash(&inner)?;
+        clean(&inner).map_err(failed("cleaning the work directory"))?;
+        let index = work_directory(&outer, b"plyfs.index").map_err(failed("making the index"))?;
+        if options.volatile {
+            mark_volatile(&inner).map_err(failed("marking the work directory as volatile"))?;
+        }
+        let namespace = match options.namespace {
+            Some(namespace) => namespace,
+            None if options.override_stat => Namespace::User,
+            None => probe_namespace(&inner)?,
+        };
+        Ok(Upper {
+            root: Arc::new(root),
+            work: inner,
+            index: Arc::new(index),
+            _locks: locks,
+            names: MarkNames::new(namespace),
+            ids: options.ids,
+            override_stat: options.override_stat,
+            volatile: options.volatile,
+            metacopy_redirect: options.metacopy_redirect && !options.override_stat,
+            identity,
+            has_umask: has_umask(),
+            next_name: AtomicU64::new(0),
+            no_unnamed_files: AtomicBool::new(false),
+            whiteout: Mutex::default(),
+            directories: cache(),
+        })
+    }
+}
+
+fn same_device(upper: &WritableDir, work: &WritableDir) -> Result<()> {
+    let stat = |directory: &WritableDir| {
+        let stat = directory.at(b"").stat();
+        stat.map_err(failed("reading attributes of the upper directory"))
+    };
+    let (upper, work) = (stat(upper)?, stat(work)?);
+    if upper.dev != work.dev {
+        return Err(Error {
+            errno: Errno::EXDEV,
+            doing: "the work directory is not on the file system of the upper directory".into(),
+            source: None,
+        });
+    }
+    if upper.ino == work.ino {
+        return Err(nested());
+    }
+    Ok(())
+}
+
+fn nested() -> Error {
+    Error {
+        errno: Errno::EINVAL,
+        doing: "the upper and the work directory lie in one another".into(),
+        source: None,
+    }
+}
+
+/// Refuses directories of which one contains the other.
+fn apart(upper: &Path, work: &Path) -> Result<()> {
+    let above =
+        |path: &Path| -> io::Result<Vec<(u64, u64)>> { RootFd::open(path)?.ancestors(&|_| false) };
+    let doing = "comparing the upper and the work directory";
+    let (upper, work) = (
+        above(upper).map_err(failed(doing))?,
+        above(work).map_err(failed(doing))?,
+    );
+    let contains = |outer: &[(u64, u64)], inner: &[(u64, u64)]| {
+        outer.first().is_some_and(|outer| inner.contains(outer))
+    };
+    if contains(&upper, &work) || contains(&work, &upper) {
+        return Err(nested());
+    }
+    Ok(())
+}
+
+/// Opens a directory of our own, made if it is not there.
+fn work_directory(outer: &WritableDir, name: &[u8]) -> io::Result<WritableDir> {
+    match outer.directory(name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            outer.make_directory(name, 0o700)?;
+            outer.directory(name)
+        }
+        result => result,
+    }
+}
+
+/// What a volatile overlay leaves when it is not removed: its upper may have lost anything.
+fn refuse_after_crash(work: &WritableDir) -> Result<()> {
+    let marker = work.directory(INCOMPAT).and_then(|incompat| {
+        let stat = incompat.at(VOLATILE).stat();
+        stat.map(drop)
+    });
+    match marker {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(failed("looking for the mark of a volatile overlay")(error)),
+        Ok(()) => Err(Error {
+            errno: Errno::EINVAL,
+            doing: "the upper was written without syncs (volatile) and may be incomplete; remove \
+                    work/incompat/volatile to use it all the same"
+                .into(),
+            source: None,
+        }),
+    }
+}
+
+fn mark_volatile(work: &WritableDir) -> io::Result<()> {
+    work.make_directory(INCOMPAT, 0o700)?;
+    work.directory(INCOMPAT)?.make_directory(VOLATILE, 0o700)
+}
+
+/// Removes everything that is in `directory`.
+pub(super) fn clean(directory: &WritableDir) -> io::Result<()> {
+    // Depth is bounded by the tree on disk; what is under way is flat.
+    let mut names = Vec::new();
+    directory.entries(&mut |entry| names.push(entry.name.to_vec()))?;
+    for name in names {
+        match directory.unlink(&name) {
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+                clean(&directory.directory(&name)?)?;
+                directory.remove_directory(&name)?;
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether marks can be `trusted.`.
+fn probe_namespace(work: &WritableDir) -> Result<Namespace> {
+    let doing = "trying extended attributes in the work directory";
+    work.make_directory(PROBE, 0o700).map_err(failed(doing))?;
+    let probe = work.at(PROBE);
+    let result = match probe.set_xattr(b"trusted.plyfs.probe", b"", 0) {
+        Ok(()) => Ok(Namespace::Trusted),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let user = probe.set_xattr(b"user.plyfs.probe", b"", 0);
+            user.map(|()| Namespace::User)
+        }
+        Err(error) => Err(error),
+    };
+    work.remove_directory(PROBE).map_err(failed(doing))?;
+    result.map_err(failed(doing))
+}
+
+fn has_umask() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return true;
+    };
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    umask.is_none_or(|umask| umask.trim() != "0000")
+}

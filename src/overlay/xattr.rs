@@ -1,0 +1,164 @@
+//! Extended attributes: what users may see and set, and under which names the upper keeps it.
+//!
+//! The overlay's own marks are hidden; such names set by users (overlays within containers) are
+//! escaped. With `override_stat`, what an ordinary user cannot set is kept as
+//! `user.containers.override_NAME`.
+
+use std::borrow::Cow;
+
+use nix::errno::Errno;
+
+use super::copy_up::Want;
+use super::engine::Engine;
+use super::node::Stage;
+use super::request::XattrChange;
+use super::upper::failed;
+use crate::sys::writable::At;
+use crate::union::{NodeNumber, Result};
+use crate::whiteout::{shown_xattr_name, stored_xattr_name};
+
+const OURS: [&[u8]; 2] = [b"trusted.plyfs.", b"user.plyfs."];
+const ESCAPE: &[u8] = b"user.containers.override_";
+const STAT: &[u8] = b"user.containers.override_stat";
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+impl Engine {
+    /// The name under which the upper keeps an attribute; none if users cannot have it.
+    fn stored_name<'a>(&self, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        if OURS.iter().any(|prefix| name.starts_with(prefix)) {
+            return None;
+        }
+        if self.upper.override_stat {
+            if name.starts_with(ESCAPE) {
+                return None;
+            }
+            if !name.starts_with(b"user.") {
+                return Some(Cow::Owned([ESCAPE, name].concat()));
+            }
+        }
+        stored_xattr_name(name)
+    }
+
+    fn shown_name<'a>(&self, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        if OURS.iter().any(|prefix| name.starts_with(prefix)) {
+            return None;
+        }
+        if self.upper.override_stat {
+            if name == STAT {
+                return None;
+            }
+            if let Some(escaped) = name.strip_prefix(ESCAPE) {
+                return Some(Cow::Borrowed(escaped));
+            }
+        }
+        shown_xattr_name(name)
+    }
+
+    /// Sets an attribute of an object of the upper, for a copy.
+    pub(super) fn store_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> Result<()> {
+        let value = self.stored_value(name, value)?;
+        self.store_raw_xattr(at, name, &value)
+    }
+
+    /// The same for a value that is as the upper has it.
+    pub(super) fn store_raw_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> Result<()> {
+        // What users cannot have in the upper came with the image, and stays there.
+        let Some(stored) = self.stored_name(name) else {
+            return Ok(());
+        };
+        let set = at.set_xattr(&stored, value, 0);
+        set.map_err(failed("setting an extended attribute in the upper"))
+    }
+
+    fn stored_value<'a>(&self, name: &[u8], value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        if ACLS.contains(&name) {
+            let stored = self.upper.ids.stored_acl(Cow::Borrowed(value));
+            return Ok(stored.ok_or(Errno::EOVERFLOW)?);
+        }
+        Ok(Cow::Borrowed(value))
+    }
+
+    /// See [`super::Overlay::xattr`].
+    pub(super) fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
+        let _still = self.still();
+        let node = self.node(node)?;
+        if node.stage() == Stage::Base {
+            let base = node.base.ok_or(Errno::ESTALE)?;
+            return self.base.xattr(NodeNumber(base), name);
+        }
+        let Some(stored) = self.stored_name(name) else {
+            return Ok(None);
+        };
+        let reach = self.upper.reach(&node)?;
+        let value = reach.at().xattr(&stored);
+        let value = value.map_err(failed("reading an extended attribute of the upper"))?;
+        Ok(value.map(|value| match ACLS.contains(&name) {
+            true => self.upper.ids.shown_acl(Cow::Owned(value)),
+            false => Cow::Owned(value),
+        }))
+    }
+
+    /// See [`super::Overlay::xattr_names`].
+    pub(super) fn xattr_names(&self, node: NodeNumber) -> Result<Vec<Cow<'_, [u8]>>> {
+        let _still = self.still();
+        let node = self.node(node)?;
+        if node.stage() == Stage::Base {
+            let base = node.base.ok_or(Errno::ESTALE)?;
+            return self.base.xattr_names(NodeNumber(base));
+        }
+        let reach = self.upper.reach(&node)?;
+        let names = reach.at().xattr_names();
+        let names = names.map_err(failed("reading the extended attributes of the upper"))?;
+        let shown = names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+            .filter_map(|name| self.shown_name(name))
+            .map(|name| Cow::Owned(name.into_owned()));
+        Ok(shown.collect())
+    }
+
+    /// See [`super::Overlay::set_xattr`].
+    pub(super) fn set_xattr(
+        &self,
+        node: NodeNumber,
+        name: &[u8],
+        value: &[u8],
+        change: XattrChange,
+    ) -> Result<()> {
+        let stored = self.stored_name(name).ok_or(Errno::EPERM)?;
+        let value = self.stored_value(name, value)?;
+        let flags = match change {
+            XattrChange::Set => 0,
+            XattrChange::Create => libc::XATTR_CREATE,
+            XattrChange::Replace => libc::XATTR_REPLACE,
+        };
+        let node = self.node(node)?;
+        if node.stage() == Stage::Base && change != XattrChange::Set {
+            let has = self.xattr(NodeNumber(node.number), name)?.is_some();
+            match change {
+                XattrChange::Create if has => return Err(Errno::EEXIST.into()),
+                XattrChange::Replace if !has => return Err(Errno::ENODATA.into()),
+                _ => {}
+            }
+        }
+        self.copy_up(&node, Want::Attributes)?;
+        let _still = self.still();
+        let reach = self.upper.reach(&node)?;
+        let set = reach.at().set_xattr(&stored, &value, flags);
+        set.map_err(failed("setting an extended attribute in the upper"))
+    }
+
+    /// See [`super::Overlay::remove_xattr`].
+    pub(super) fn remove_xattr(&self, node: NodeNumber, name: &[u8]) -> Result<()> {
+        let stored = self.stored_name(name).ok_or(Errno::ENODATA)?;
+        let node = self.node(node)?;
+        if node.stage() == Stage::Base && self.xattr(NodeNumber(node.number), name)?.is_none() {
+            return Err(Errno::ENODATA.into());
+        }
+        self.copy_up(&node, Want::Attributes)?;
+        let _still = self.still();
+        let reach = self.upper.reach(&node)?;
+        let removed = reach.at().remove_xattr(&stored);
+        removed.map_err(failed("removing an extended attribute in the upper"))
+    }
+}
