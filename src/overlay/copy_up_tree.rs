@@ -7,6 +7,7 @@ use super::copy_up::Want;
 use super::directory::Entry;
 use super::engine::Engine;
 use super::node::Node;
+use super::publish::restore_times;
 use super::rename::Place;
 use super::upper::failed;
 use crate::layer::FileKind;
@@ -124,11 +125,17 @@ impl Engine {
             .collect();
         contents.hide_base();
         contents.has_xattr_whiteouts = false;
+        if whiteouts.is_empty() {
+            return Ok(());
+        }
+        let before = directory.at(b"").stat();
+        let before = before.map_err(failed("reading times of a directory"))?;
         for name in whiteouts {
             directory
                 .unlink(&name)
                 .map_err(failed("removing a whiteout that hides nothing"))?;
         }
+        restore_times(&directory, (before.atime, before.mtime));
         Ok(())
     }
 }

@@ -3,11 +3,11 @@
 //! Copying such a file up puts one inode into `work/plyfs.index`, under its node number in
 //! hexadecimal, and links it to the name that is known. The other names still lie in the base only;
 //! they lead to the node number, that leads to the entry, and so they show the same inode, after a
-//! remount too. A name that is removed, or made, changes the count in `plyfs.nlink`; with the last
+//! remount too. A name that is removed, or made, changes the count in `overlay.plyfs.nlink`; with the last
 //! name the entry goes.
 //!
 //! An entry that was made to count only, before anything was copied, is an empty file with the
-//! count; `plyfs.origin` tells the others from it.
+//! count; `overlay.plyfs.origin` tells the others from it.
 //!
 //! The kernel knows nothing of this index: mounting such an upper, it shows the old file at names
 //! that lie in the base only.

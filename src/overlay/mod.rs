@@ -6,7 +6,7 @@
 //!
 //! # Identity
 //! What the base has keeps the number that it has there: after it was copied up, renamed, or
-//! mounted again (`plyfs.origin` in the upper says so). What came into being in the upper has the
+//! mounted again (`overlay.plyfs.origin` in the upper says so). What came into being in the upper has the
 //! number of its inode there, with a bit above all numbers of the base. Names of one inode are one
 //! node, in the base, in the upper, and where some are here and some there (see [`index`]). A
 //! number is never given to something else while anybody knows it. `st_ino` is the number of the

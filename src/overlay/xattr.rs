@@ -17,7 +17,6 @@ use crate::sys::writable::At;
 use crate::union::{NodeNumber, Result};
 use crate::whiteout::{shown_xattr_name, stored_xattr_name};
 
-const OURS: [&[u8]; 2] = [b"trusted.plyfs.", b"user.plyfs."];
 const ESCAPE: &[u8] = b"user.containers.override_";
 const STAT: &[u8] = b"user.containers.override_stat";
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
@@ -25,9 +24,6 @@ const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default
 impl Engine {
     /// The name under which the upper keeps an attribute; none if users cannot have it.
     fn stored_name<'a>(&self, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        if OURS.iter().any(|prefix| name.starts_with(prefix)) {
-            return None;
-        }
         if self.upper.override_stat {
             if name.starts_with(ESCAPE) {
                 return None;
@@ -40,9 +36,6 @@ impl Engine {
     }
 
     fn shown_name<'a>(&self, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        if OURS.iter().any(|prefix| name.starts_with(prefix)) {
-            return None;
-        }
         if self.upper.override_stat {
             if name == STAT {
                 return None;

@@ -9,3 +9,4 @@ mod odd;
 mod reference;
 mod support;
 mod writable;
+mod writable_kernel;

@@ -21,10 +21,10 @@ use super::writable::{Paths, Writable, errno, plain, tree};
 const OLD: i64 = 1_000_000_000;
 
 /// A small generator, the same on every machine.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self, below: usize) -> usize {
+    pub fn next(&mut self, below: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -33,7 +33,7 @@ impl Random {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub enum Op {
     Create(String, u8),
     Mkdir(String),
     Symlink(String),
@@ -63,7 +63,7 @@ fn path(random: &mut Random) -> String {
     names.join("/")
 }
 
-fn op(random: &mut Random) -> Op {
+pub fn op(random: &mut Random) -> Op {
     let p = path(random);
     match random.next(34) {
         0..3 => Op::Create(p, random.next(256) as u8),
@@ -86,7 +86,7 @@ fn op(random: &mut Random) -> Op {
     }
 }
 
-fn ours(overlay: &Overlay, op: &Op) -> Result<(), Errno> {
+pub fn ours(overlay: &Overlay, op: &Op) -> Result<(), Errno> {
     let paths = Paths(overlay);
     let flags = |exchange, no_replace| RenameFlags {
         exchange,
@@ -363,7 +363,7 @@ fn compare(ours: &Rows, theirs: &Rows, known: &mut BTreeMap<u64, (u64, u32)>, co
     *known = now;
 }
 
-fn run(seed: u64, metacopy_redirect: bool, steps: usize) {
+fn run(seed: u64, metacopy_redirect: bool, steps: usize, packed: bool) {
     let mut lab = Lab::new();
     let layers = random_layers(&mut lab, seed as u8);
     add_links(&layers);
@@ -374,7 +374,14 @@ fn run(seed: u64, metacopy_redirect: bool, steps: usize) {
     let mut writable = Writable::over(lab, layers);
     writable.options.metacopy_redirect = metacopy_redirect;
     let mut overlay = writable.open();
-    materialize(&tree(&overlay), &model);
+    let rows = tree(&overlay);
+    materialize(&rows, &model);
+    if packed {
+        drop(overlay);
+        let content = writable.lab.empty();
+        writable.packed = Some((rows, content));
+        overlay = writable.open();
+    }
     let before: Vec<Rows> = writable.layers.iter().map(|layer| plain(layer)).collect();
     let mut known = BTreeMap::new();
     compare(&tree(&overlay), &plain(&model), &mut known, "at the start");
@@ -383,7 +390,7 @@ fn run(seed: u64, metacopy_redirect: bool, steps: usize) {
     for _ in 0..steps {
         let op = op(&mut random);
         history.push(op.clone());
-        let context = format!("seed {seed} {metacopy_redirect}: {history:?}");
+        let context = format!("seed {seed} {metacopy_redirect} {packed}: {history:?}");
         if matches!(op, Op::Remount) {
             drop(overlay);
             overlay = writable.open();
@@ -417,7 +424,7 @@ fn add_links(layers: &[PathBuf]) {
 fn random_operations_with_marks() {
     if require(Need::Root) {
         for seed in 0..60 {
-            run(seed, true, 60);
+            run(seed, true, 60, false);
         }
     }
 }
@@ -426,7 +433,26 @@ fn random_operations_with_marks() {
 fn random_operations_without_marks() {
     if require(Need::Root) {
         for seed in 100..160 {
-            run(seed, false, 60);
+            run(seed, false, 60, false);
+        }
+    }
+}
+
+#[test]
+fn random_operations_over_a_packed_image() {
+    if require(Need::Root) {
+        for seed in 200..240 {
+            run(seed, seed % 2 == 0, 60, true);
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn random_operations_at_length() {
+    if require(Need::Root) {
+        for seed in 1000..1400 {
+            run(seed, seed % 2 == 0, 150, seed % 3 == 0);
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Writable {
     pub layers: Vec<PathBuf>,
     pub upper: PathBuf,
     pub work: PathBuf,
+    /// The tree of an image, instead of layers, and where its content lies.
+    pub packed: Option<(Rows, PathBuf)>,
     pub options: OverlayOptions,
 }
 
@@ -41,6 +43,7 @@ impl Writable {
             layers,
             upper,
             work,
+            packed: None,
             options: OverlayOptions {
                 metacopy_redirect: true,
                 ..OverlayOptions::default()
@@ -49,7 +52,10 @@ impl Writable {
     }
 
     pub fn try_open(&self) -> Result<Overlay> {
-        let base = Union::Stack(open(&self.layers));
+        let base = match &self.packed {
+            Some((rows, directory)) => chain(rows, directory),
+            None => Union::Stack(open(&self.layers)),
+        };
         Overlay::writable(base, &self.upper, &self.work, self.options.clone())
     }
 
@@ -61,6 +67,72 @@ impl Writable {
     pub fn upper_names(&self, path: &str) -> Vec<String> {
         names(&self.upper.join(path))
     }
+}
+
+/// A chain of one packed layer with these rows, whose content lies in `directory`.
+pub fn chain(rows: &Rows, directory: &Path) -> Union {
+    use plyfs::layer::tree::{Kind, Tree};
+    use plyfs::layer::{Content, Metadata, Place, index::Index};
+
+    let mut tree = Tree::new();
+    let mut pack: Vec<u8> = Vec::new();
+    let mut known = BTreeMap::new();
+    let mut linked = BTreeMap::new();
+    for (path, row) in rows {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (known[&path[..at]], &path[at + 1..]),
+            None => (Tree::ROOT, path),
+        };
+        if let Some(node) = linked.get(&row.ino) {
+            tree.put(parent, name, *node).expect("a link");
+            continue;
+        }
+        let kind = match row.kind {
+            FileKind::Directory => Kind::Directory,
+            FileKind::Symlink => Kind::Symlink(row.target.clone().into()),
+            FileKind::Regular => {
+                let place = match row.content.is_empty() {
+                    true => Place::Empty,
+                    false => Place::Pack(pack.len() as u64),
+                };
+                pack.extend_from_slice(&row.content);
+                Kind::Regular(Content {
+                    place,
+                    size: row.size,
+                    digest: [0; 32],
+                })
+            }
+            _ => Kind::Fifo,
+        };
+        let metadata = Metadata {
+            permissions: row.permissions,
+            uid: row.owner.0,
+            gid: row.owner.1,
+            mtime: plyfs::layer::Timestamp {
+                seconds: row.mtime.0,
+                nanoseconds: row.mtime.1,
+            },
+        };
+        let xattrs = row.xattrs.iter().map(|(n, v)| (&n[..], &v[..]));
+        let xattrs = tree.xattr_set(xattrs).expect("attributes");
+        let node = tree.new_node(metadata, kind, xattrs).expect("a node");
+        tree.put(parent, name, node).expect("a name");
+        known.insert(path, node);
+        if row.kind != FileKind::Directory {
+            linked.insert(row.ino, node);
+        }
+    }
+    std::fs::write(directory.join("pack"), &pack).expect("a pack");
+    let mut bytes = Vec::new();
+    tree.write_layer(&mut bytes).expect("a layer");
+    let layer = Index::from_bytes(bytes).expect("an index");
+    let flat = plyfs::union::flatten::flatten([&layer]).expect("a chain");
+    let mut bytes = Vec::new();
+    flat.write_chain(&[[7; 32]], &mut bytes).expect("a chain");
+    let index = Index::from_bytes(bytes).expect("an index");
+    let content = plyfs::union::chain::LayerContent::open(directory).expect("content");
+    Union::Chain(plyfs::union::chain::Chain::new(index, vec![content]).expect("a chain"))
 }
 
 pub fn names(directory: &Path) -> Vec<String> {

@@ -5,8 +5,8 @@
 //! * `upper/`: whiteouts are character devices 0:0, or where those cannot be made empty files with
 //!   `overlay.whiteout` in a directory marked `overlay.opaque=x`. Further marks: `overlay.opaque`,
 //!   `overlay.redirect` (always from the root), `overlay.metacopy`, `overlay.impure`.
-//! * `plyfs.origin`, ours: what object of the base something came from, which is where its node
-//!   number comes from. `plyfs.nlink`: how many names a file of the [`super::index`] has.
+//! * `overlay.plyfs.origin`, ours, under a prefix that the kernel hides: what object of the base something came from, which is where its node
+//!   number comes from. `overlay.plyfs.nlink`: how many names a file of the [`super::index`] has.
 //! * `work/work/`: things under way, removed when the overlay is opened; `incompat/volatile` in it
 //!   says that a volatile overlay was not shut down in order.
 //! * `work/plyfs.index/`: base files with several names, see [`super::index`].
@@ -54,9 +54,9 @@ pub(super) struct MarkNames {
     pub(super) whiteout: Vec<u8>,
     /// `overlay.impure`
     pub(super) impure: Vec<u8>,
-    /// `plyfs.origin`
+    /// `overlay.plyfs.origin`
     pub(super) origin: Vec<u8>,
-    /// `plyfs.nlink`
+    /// `overlay.plyfs.nlink`
     pub(super) nlink: Vec<u8>,
 }
 
@@ -73,8 +73,8 @@ impl MarkNames {
             metacopy: name(b"overlay.metacopy"),
             whiteout: name(b"overlay.whiteout"),
             impure: name(b"overlay.impure"),
-            origin: name(b"plyfs.origin"),
-            nlink: name(b"plyfs.nlink"),
+            origin: name(b"overlay.plyfs.origin"),
+            nlink: name(b"overlay.plyfs.nlink"),
         }
     }
 }
