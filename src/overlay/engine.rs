@@ -190,7 +190,9 @@ impl Engine {
         if stage == Stage::Metacopy
             && let Some(base) = node.base
         {
-            attributes.blocks = self.base.attributes(NodeNumber(base))?.blocks;
+            // Its own length says nothing after a crash while data were copied.
+            let base = self.base.attributes(NodeNumber(base))?;
+            (attributes.size, attributes.blocks) = (base.size, base.blocks);
         }
         Ok(attributes)
     }

@@ -1,6 +1,8 @@
 //! The filesystem family without a mount: unions over layers made in temporary directories.
 
 mod dialects;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod follow;
 mod identity;
 mod kernel;

@@ -1,0 +1,201 @@
+//! The k-th system call that changes the upper fails, for every k: the tree is the old or the new
+//! one, lower layers are untouched, and nothing is left in the work directory.
+
+use plyfs::layer::FileKind;
+use plyfs::overlay::{Overlay, RenameFlags, Result, SetAttributes};
+use plyfs::sys::fault;
+
+use super::reference::age;
+use super::support::{Need, Rows, require};
+use super::writable::{Paths, Writable, names, plain, tree};
+
+type Verb = fn(&Paths<'_>) -> Result<()>;
+
+const LAYERS: [&[&str]; 2] = [
+    &["f d/a top", "wc d/gone", "f m/x 1", "x d user.k v"],
+    &[
+        "f d/a low",
+        "f d/b low",
+        "f d/gone g",
+        "d e",
+        "f h/1 linked",
+        "h h/2 h/1",
+        "h h/3 h/1",
+        "l s d/a",
+        "f m/y 2",
+        "f t/u/v deep",
+        "p t/p",
+    ],
+];
+
+/// What is there before: something of the upper too.
+fn prepare(overlay: &Overlay) {
+    let paths = Paths(overlay);
+    paths.mkdir("new", 0o755).expect("a directory");
+    paths.create("new/f", b"upper").expect("a file");
+    paths.unlink("m/y").expect("a whiteout");
+    paths.chmod("h/3", 0o640).expect("a mode");
+    paths.mkdir("new/empty", 0o700).expect("a directory");
+}
+
+fn verbs() -> Vec<(&'static str, Verb)> {
+    vec![
+        ("chmod", |p| p.chmod("d/a", 0o600)),
+        ("chmod directory", |p| p.chmod("t/u", 0o700)),
+        ("chown", |p| {
+            let change = SetAttributes {
+                uid: Some(5),
+                ..SetAttributes::default()
+            };
+            p.set("t/u/v", &change)
+        }),
+        ("write", |p| p.write("t/u/v", b"XX", 1)),
+        ("write a metacopy", |p| p.write("h/3", b"XX", 1)),
+        ("truncate", |p| p.truncate("d/b", 1)),
+        ("extend", |p| p.truncate("d/b", 100)),
+        ("xattr", |p| p.set_xattr("d/b", "user.q", b"w")),
+        ("create", |p| p.create("t/new", b"")),
+        ("create over a whiteout", |p| p.create("m/y", b"")),
+        ("mkdir", |p| p.mkdir("t/new", 0o2750)),
+        ("mkdir over a whiteout", |p| p.mkdir("m/y", 0o750)),
+        ("symlink", |p| p.symlink("t/new", "x")),
+        ("fifo over a whiteout", |p| p.fifo("m/y")),
+        ("unlink", |p| p.unlink("t/u/v")),
+        ("unlink an upper file", |p| p.unlink("new/f")),
+        ("unlink a symlink", |p| p.unlink("s")),
+        ("unlink one of several", |p| p.unlink("h/1")),
+        ("unlink one of several that was copied", |p| p.unlink("h/3")),
+        ("rmdir", |p| p.rmdir("e")),
+        ("rmdir an upper directory", |p| p.rmdir("new/empty")),
+        ("rename", |p| p.rename("d/b", "t/b")),
+        ("rename over", |p| p.rename("d/b", "d/a")),
+        ("rename an upper file over", |p| p.rename("new/f", "t/u/v")),
+        ("rename to a whiteout", |p| p.rename("d/b", "m/y")),
+        ("rename a directory", |p| p.rename("t", "new/t")),
+        ("rename a directory over", |p| p.rename("t", "e")),
+        ("rename a directory to a whiteout", |p| p.rename("t", "m/y")),
+        ("rename one of several", |p| p.rename("h/1", "new/h")),
+        ("exchange", |p| {
+            let flags = RenameFlags {
+                exchange: true,
+                ..RenameFlags::default()
+            };
+            p.rename_with("t", "new", flags)
+        }),
+        ("link", |p| p.link("d/b", "t/b")),
+        ("link one of several", |p| p.link("h/2", "m/y")),
+    ]
+}
+
+/// Without what cannot be told beforehand.
+fn comparable(rows: Rows, counted: bool) -> Rows {
+    let mut rows = rows;
+    for row in rows.values_mut() {
+        row.ino = 0;
+        row.mtime = (0, 0);
+        if !counted {
+            row.nlink = 0;
+        }
+        if row.kind == FileKind::Directory {
+            (row.nlink, row.size) = (0, 0);
+        }
+    }
+    rows
+}
+
+fn lab(metacopy_redirect: bool) -> Writable {
+    let mut writable = Writable::new(&LAYERS);
+    writable.options.metacopy_redirect = metacopy_redirect;
+    for layer in &writable.layers {
+        age(layer);
+    }
+    writable
+}
+
+fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
+    for (title, verb) in verbs() {
+        // The count of names of a base file that has several is written after the name is gone, so
+        // that it may be one too high, and never one too low.
+        let counted = !title.contains("one of several");
+        let writable = lab(metacopy_redirect);
+        let overlay = writable.open();
+        prepare(&overlay);
+        verb(&Paths(&overlay)).unwrap_or_else(|error| panic!("{title}: {error}"));
+        let new = comparable(tree(&overlay), counted);
+        drop(overlay);
+        for at in 1.. {
+            let context = format!("{title}, call {at}, crash {crash}, marks {metacopy_redirect}");
+            let writable = lab(metacopy_redirect);
+            let lower: Vec<Rows> = writable.layers.iter().map(|l| plain(l)).collect();
+            let overlay = writable.open();
+            prepare(&overlay);
+            let old = comparable(tree(&overlay), counted);
+            fault::plan(Some(at), errno, crash);
+            let result = verb(&Paths(&overlay));
+            let calls = fault::calls();
+            if !crash {
+                fault::plan(None, 0, false);
+                let now = comparable(tree(&overlay), counted);
+                assert!(
+                    now == old || now == new,
+                    "{context}: before reopening: {result:?}"
+                );
+                assert_eq!(
+                    names(&writable.work.join("work")).len(),
+                    whiteouts(&writable)
+                );
+            }
+            drop(overlay);
+            fault::plan(None, 0, false);
+            let overlay = writable.open();
+            assert_eq!(
+                names(&writable.work.join("work")),
+                Vec::<String>::new(),
+                "{context}"
+            );
+            let now = comparable(tree(&overlay), counted);
+            if result.is_ok() && !crash {
+                assert_eq!(now, new, "{context}");
+            } else {
+                for (path, row) in &now {
+                    let path_text = path.escape_ascii();
+                    let known = [&old, &new].iter().any(|rows| rows.get(path) == Some(row));
+                    assert!(known, "{context}: {path_text} is neither: {row:?}");
+                }
+                assert!(now == old || now == new, "{context}");
+            }
+            let after: Vec<Rows> = writable.layers.iter().map(|l| plain(l)).collect();
+            assert_eq!(lower, after, "{context}: a layer has changed");
+            if calls < at {
+                break;
+            }
+        }
+    }
+}
+
+/// The whiteout that is kept to be linked.
+fn whiteouts(writable: &Writable) -> usize {
+    let work = writable.work.join("work");
+    let is_whiteout = |name: &&String| {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = work.join(name).symlink_metadata().map(|m| m.file_type());
+        kind.is_ok_and(|kind| kind.is_char_device())
+    };
+    names(&work).iter().filter(is_whiteout).count()
+}
+
+#[test]
+fn every_call_fails_for_want_of_space() {
+    if require(Need::Root) {
+        try_all(false, libc::ENOSPC, true);
+        try_all(false, libc::EIO, false);
+    }
+}
+
+#[test]
+fn every_call_is_the_last() {
+    if require(Need::Root) {
+        try_all(true, libc::EIO, true);
+        try_all(true, libc::EIO, false);
+    }
+}
