@@ -558,7 +558,7 @@ fn many_at_once() {
                 let overlay = &overlay;
                 scope.spawn(move || {
                     let paths = Paths(overlay);
-                    for n in 0..100 {
+                    for n in 0..40 {
                         let own = format!("d/t{thread}-{n}");
                         // The directory may be elsewhere at this moment.
                         while errno(paths.create(&own, b"x")) == Err(Errno::ENOENT) {}
@@ -611,4 +611,95 @@ fn read_only_uppers_and_full_stops() {
     ];
     assert_eq!(results, [Err(Errno::EROFS); 7]);
     assert_eq!(paths.read("a").expect("content"), b"1");
+}
+
+/// Runs in a process of an ordinary user; see [`a_plain_user_has_all_owners_and_kinds`].
+#[test]
+#[ignore = "is run by another test"]
+fn as_a_plain_user() {
+    assert!(!nix::unistd::geteuid().is_root());
+    let mut lab = Writable::new(&[&["f a text", "l l target", "d d/e", "h h a"]]);
+    lab.options = OverlayOptions {
+        override_stat: true,
+        ..OverlayOptions::default()
+    };
+    let mut expected = None;
+    for round in 0..2 {
+        let overlay = lab.open();
+        let paths = Paths(&overlay);
+        if round == 0 {
+            let chown = |uid| SetAttributes {
+                uid: Some(uid),
+                gid: Some(7),
+                ..SetAttributes::default()
+            };
+            for name in ["a", "l", "d"] {
+                paths.set(name, &chown(4)).expect("an owner");
+            }
+            paths.chmod("a", 0o4000).expect("a mode");
+            paths.chmod("d", 0).expect("a mode");
+            paths.create("d/new", b"content").expect("a file");
+            paths
+                .set_xattr("d/new", "security.capability", b"cap")
+                .expect("a capability");
+            paths.symlink("d/link", "somewhere").expect("a symlink");
+            paths.fifo("d/fifo").expect("a fifo");
+            let kind = FileKind::CharDevice;
+            let node = NodeNumber::ROOT;
+            let device = overlay.make_node(node, b"null", kind, 0o666, (1, 3), &ROOT_CALLER);
+            overlay.forget(device.expect("a device").node, 1);
+            paths.unlink("h").expect("a name goes");
+            paths.rename("d", "moved").expect("a rename");
+        }
+        let now = tree(&overlay);
+        let get = |name: &str| now.get(name.as_bytes()).expect("it is there");
+        assert_eq!((get("/a").owner, get("/a").permissions), ((4, 7), 0o4000));
+        assert_eq!(
+            (get("/moved").owner, get("/moved").permissions),
+            ((4, 7), 0)
+        );
+        assert_eq!(get("/moved/new").content, b"content");
+        assert_eq!(get("/moved/new").owner, (0, 0));
+        assert_eq!(get("/moved/link").target, b"somewhere");
+        assert_eq!(
+            (get("/null").device, get("/null").kind),
+            ((1, 3), FileKind::CharDevice)
+        );
+        let xattrs = &get("/moved/new").xattrs;
+        assert_eq!(
+            xattrs.get(&b"security.capability"[..]).map(|v| &v[..]),
+            Some(&b"cap"[..])
+        );
+        assert!(!now.contains_key(&b"/h"[..]) && !now.contains_key(&b"/d"[..]));
+        match &expected {
+            None => expected = Some(now),
+            Some(expected) => assert_eq!(now, *expected),
+        }
+    }
+}
+
+#[test]
+fn a_plain_user_has_all_owners_and_kinds() {
+    use std::os::unix::process::CommandExt;
+
+    if !require(Need::Root) {
+        return;
+    }
+    let program = std::env::current_exe().expect("this program");
+    let output = std::process::Command::new(program)
+        .args(["--ignored", "--exact", "writable_verbs::as_a_plain_user"])
+        .env("TMPDIR", "/tmp")
+        .uid(65534)
+        .gid(65534)
+        .output();
+    let output = match output {
+        // The directory of this program may be closed to others.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            println!("SKIP: {error}");
+            return;
+        }
+        output => output.expect("this program again"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}");
 }
