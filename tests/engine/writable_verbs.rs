@@ -248,12 +248,10 @@ fn copies_are_exact() {
     std::fs::set_permissions(base.join("cap"), PermissionsExt::from_mode(0o6755)).expect("a mode");
     std::fs::set_permissions(&base, PermissionsExt::from_mode(0o700)).expect("a mode");
     super::reference::age(&lab.layers[0]);
-    for directory in [&base] {
-        let time = nix::sys::time::TimeSpec::new(-1234, 5);
-        let how = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
-        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, directory, &time, &time, how)
-            .expect("a time before 1970");
-    }
+    let time = nix::sys::time::TimeSpec::new(-1234, 5);
+    let how = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
+    nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &base, &time, &time, how)
+        .expect("a time before 1970");
     let overlay = lab.open();
     let paths = Paths(&overlay);
     let before = tree(&overlay);
