@@ -79,6 +79,7 @@ pub struct Overlay {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there is one per mount
 enum Kind {
     ReadOnly(Union),
     Writable(Arc<Engine>),

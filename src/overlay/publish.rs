@@ -25,15 +25,13 @@ impl Engine {
         }
         let number = self.dynamic_number();
         match node.stage() {
+            Stage::Upper => return Err(Errno::EINVAL.into()),
             Stage::Base => {
                 let copy = self.copy(node, Want::Data(keep))?;
                 self.publish(node, copy, Some(number))?;
             }
-            // Copied up in place since the kernel began to read the lower file.
-            Stage::Metacopy | Stage::Upper => {
-                if node.stage() == Stage::Metacopy {
-                    self.complete(node, Want::Data(keep))?;
-                }
+            Stage::Metacopy => {
+                self.complete(node, Want::Data(keep))?;
                 let _still = self.still();
                 let place = node.state.read().place.clone();
                 if let Some((parent, name)) = &place {
@@ -54,8 +52,6 @@ impl Engine {
         let mut state = node.state.write();
         state.detached = true;
         state.stage = Stage::Base;
-        // Or a lookup of what is in the upper now would take this node for it.
-        state.upper_ino = 0;
         state.pin = None;
         state.indexed = false;
     }

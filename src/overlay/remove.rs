@@ -127,11 +127,15 @@ impl Engine {
             return Ok(None);
         }
         let reach = self.upper.reach(node)?;
-        reach
-            .at()
-            .pin()
-            .map(Some)
-            .map_err(failed("keeping what is removed"))
+        match reach.at().pin() {
+            Ok(pin) => Ok(Some(pin)),
+            // Better that it cannot be reached afterwards than that it cannot be removed.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                log::warn!("too many files are open to keep node {}", node.number);
+                Ok(None)
+            }
+            Err(error) => Err(failed("keeping what is removed")(error)),
+        }
     }
 
     /// Notes that a node has lost a name.
@@ -169,10 +173,10 @@ impl Engine {
         if gone {
             state.indexed = false;
         }
-        if (was_there && !indexed) || gone {
-            if let Some(pin) = pin {
-                state.pin = Some(Arc::new(pin));
-            }
+        if ((was_there && !indexed) || gone)
+            && let Some(pin) = pin
+        {
+            state.pin = Some(Arc::new(pin));
         }
     }
 

@@ -2,15 +2,13 @@
 //!
 //! Without the feature `fault-injection` nothing of this is compiled into the callers.
 
-use std::io;
-
 /// Stands before every system call that changes an upper directory.
 ///
 /// # Errors
 /// The fault that a test has planned for this call.
 #[cfg(not(feature = "fault-injection"))]
 #[inline]
-pub(super) fn point(_call: &'static str) -> io::Result<()> {
+pub(super) fn point(_call: &'static str) -> std::io::Result<()> {
     Ok(())
 }
 

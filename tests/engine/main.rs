@@ -12,3 +12,4 @@ mod reference;
 mod support;
 mod writable;
 mod writable_kernel;
+mod writable_verbs;

@@ -364,6 +364,10 @@ fn compare(ours: &Rows, theirs: &Rows, known: &mut BTreeMap<u64, (u64, u32)>, co
 }
 
 fn run(seed: u64, metacopy_redirect: bool, steps: usize, packed: bool) {
+    run_with(seed, metacopy_redirect, steps, packed, false);
+}
+
+fn run_with(seed: u64, metacopy_redirect: bool, steps: usize, packed: bool, override_stat: bool) {
     let mut lab = Lab::new();
     let layers = random_layers(&mut lab, seed as u8);
     add_links(&layers);
@@ -373,6 +377,7 @@ fn run(seed: u64, metacopy_redirect: bool, steps: usize, packed: bool) {
     let model = lab.empty();
     let mut writable = Writable::over(lab, layers);
     writable.options.metacopy_redirect = metacopy_redirect;
+    writable.options.override_stat = override_stat;
     let mut overlay = writable.open();
     let rows = tree(&overlay);
     materialize(&rows, &model);
@@ -443,6 +448,15 @@ fn random_operations_over_a_packed_image() {
     if require(Need::Root) {
         for seed in 200..240 {
             run(seed, seed % 2 == 0, 60, true);
+        }
+    }
+}
+
+#[test]
+fn random_operations_with_owners_kept_in_attributes() {
+    if require(Need::Root) {
+        for seed in 300..340 {
+            run_with(seed, false, 60, seed % 2 == 0, true);
         }
     }
 }
