@@ -19,30 +19,13 @@ use super::convert::{self, node, permissions};
 use super::handler::Adapter;
 use super::{Data, listing, reply as send};
 
-const MAX_WRITE: u32 = 1 << 20;
-const MAX_BACKGROUND: u16 = 128;
-
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The library will not have a value; it tells the nearest one that it would have.
-fn refused<T>(_nearest: T) -> io::Error {
-    io::Error::from_raw_os_error(libc::EPROTO)
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities();
-        config
-            .add_capabilities(self.flags() & offered)
-            .map_err(refused)?;
-        config.set_max_write(MAX_WRITE).map_err(refused)?;
-        config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
-        if let Data::Passthrough { stack_depth } = self.settings.data {
-            config.set_max_stack_depth(stack_depth).map_err(refused)?;
-        }
-        Ok(())
+        self.configure(config)
     }
 
     // Names.

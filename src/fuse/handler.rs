@@ -1,9 +1,10 @@
 //! What the methods of the adapter share: doing the work of a request, and taking notes.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use fuser::{Errno, INodeNo, InitFlags};
+use fuser::{Errno, INodeNo, InitFlags, KernelConfig};
 
 use super::ahead::Ahead;
 use super::contents::Contents;
@@ -11,6 +12,9 @@ use super::convert::{self, node};
 use super::files::Files;
 use super::{Data, Settings};
 use crate::overlay::{Overlay, Result};
+
+const MAX_WRITE: u32 = 1 << 20;
+const MAX_BACKGROUND: u16 = 128;
 
 /// What answers the kernel.
 #[derive(Debug)]
@@ -23,6 +27,20 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
+    /// Settles with the kernel what both will do.
+    pub(super) fn configure(&self, config: &mut KernelConfig) -> io::Result<()> {
+        let offered = config.capabilities();
+        config
+            .add_capabilities(self.flags() & offered)
+            .map_err(refused)?;
+        config.set_max_write(MAX_WRITE).map_err(refused)?;
+        config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
+        if let Data::Passthrough { stack_depth } = self.settings.data {
+            config.set_max_stack_depth(stack_depth).map_err(refused)?;
+        }
+        Ok(())
+    }
+
     /// Does the work of one request. A failure is logged here, and a panic becomes one.
     pub(super) fn answer<T>(
         &self,
@@ -104,4 +122,9 @@ impl Adapter {
         }
         flags
     }
+}
+
+/// The library will not have a value; it tells the nearest one that it would have.
+fn refused<T>(_nearest: T) -> io::Error {
+    io::Error::from_raw_os_error(libc::EPROTO)
 }

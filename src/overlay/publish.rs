@@ -25,13 +25,15 @@ impl Engine {
         }
         let number = self.dynamic_number();
         match node.stage() {
-            Stage::Upper => return Err(Errno::EINVAL.into()),
             Stage::Base => {
                 let copy = self.copy(node, Want::Data(keep))?;
                 self.publish(node, copy, Some(number))?;
             }
-            Stage::Metacopy => {
-                self.complete(node, Want::Data(keep))?;
+            // Copied up in place since the kernel began to read the lower file.
+            Stage::Metacopy | Stage::Upper => {
+                if node.stage() == Stage::Metacopy {
+                    self.complete(node, Want::Data(keep))?;
+                }
                 let _still = self.still();
                 let place = node.state.read().place.clone();
                 if let Some((parent, name)) = &place {
