@@ -43,13 +43,15 @@ impl ImageRm {
             if let Some(id) = removed.deleted {
                 output::line(&format!("Deleted: {id}"))?;
             }
-            let layers = removed
-                .swept
-                .objects
-                .iter()
-                .filter(|o| o.kind == ObjectKind::Layer);
-            for layer in layers {
-                output::line(&format!("Deleted: {}", layer.digest))?;
+            let swept = match removed.swept {
+                Ok(swept) => swept,
+                Err(error) => {
+                    log::warn!("nothing could be collected: {error} (plyfs check tells more)");
+                    continue;
+                }
+            };
+            for object in swept.objects.iter().filter(|o| o.kind == ObjectKind::Layer) {
+                output::line(&format!("Deleted: {}", object.digest))?;
             }
         }
         Ok(())

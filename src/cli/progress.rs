@@ -74,7 +74,6 @@ impl Display {
             return;
         };
         let text = match event.state {
-            LayerState::Queued => "Pulling fs layer",
             LayerState::Waiting => "Waiting for another process",
             LayerState::Resuming { .. } => "Resuming",
             LayerState::Receiving { .. } => "Downloading",

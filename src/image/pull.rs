@@ -181,7 +181,7 @@ pub(super) fn receive_layers(
     let mut work: Vec<(&Descriptor, &DiffId)> = layers
         .iter()
         .zip(diff_ids)
-        .map(|pair| (pair.0.digest, pair))
+        .map(|pair| ((pair.0.digest, pair.1.0), pair))
         .collect::<HashMap<_, _>>()
         .into_values()
         .collect();
@@ -197,9 +197,10 @@ pub(super) fn receive_layers(
                     && !receiver.progress.is_cancelled()
                 {
                     if let Err(error) = receiver.layer(layer, diff_id) {
-                        receiver.progress.cancel();
+                        // The first one is the cause: the others are stopped by it.
                         let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
                         failed.get_or_insert(error);
+                        receiver.progress.cancel();
                     }
                 }
             });

@@ -11,15 +11,14 @@ use std::io::{self, BufWriter, Read, Write};
 use crate::oci::{Descriptor, DiffId, Digest, Hasher};
 use crate::pack::{self, Limits, Packed, Progress, pack_layer};
 use crate::registry::{self, Source};
-use crate::store::{Ingest, LayerRecord, LayerSource, Store};
+use crate::store::{Ingest, LayerRecord, LayerSource, Object, ObjectKind, Store};
 
 use super::{Error, Result};
+use crate::store;
 
 /// What a layer is going through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerState {
-    /// It waits for its turn.
-    Queued,
     /// Another process is receiving it.
     Waiting,
     /// It goes on where an earlier attempt stopped.
@@ -76,100 +75,97 @@ impl Receiver<'_> {
     }
 
     fn try_layer(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<()> {
-        if self.is_stored(layer, diff_id) {
+        if self.is_stored(layer, diff_id)? {
             self.tell(layer, LayerState::AlreadyExists);
             return Ok(());
         }
         let waiting = || self.tell(layer, LayerState::Waiting);
         let ingest = self.store.ingest(&layer.digest, waiting)?;
-        if self.is_stored(layer, diff_id) {
-            ingest.finish()?;
+        if self.is_stored(layer, diff_id)? {
+            ingest.finish(self.store)?;
             self.tell(layer, LayerState::AlreadyExists);
             return Ok(());
         }
-        let mut resumed = true;
         loop {
-            match self.receive_layer(&ingest, layer, diff_id, &mut resumed) {
+            let mut reused = false;
+            match self.receive_layer(&ingest, layer, diff_id, &mut reused) {
                 Ok(()) => break,
                 Err(error) if is_interruption(&error) => return Err(error),
                 Err(error) => {
                     // What is there is wrong, or of no use; keep nothing of it.
                     ingest.reset()?;
-                    // Perhaps only the part that an earlier attempt left was: start over, once.
-                    if !resumed {
-                        ingest.finish()?;
+                    self.discard_damaged(layer, &error)?;
+                    // Perhaps only what was there before was wrong: start over without it.
+                    if !reused {
+                        ingest.finish(self.store)?;
                         return Err(error);
                     }
                     log::warn!("layer {}: starting over: {error}", layer.digest);
                 }
             }
         }
-        ingest.finish()?;
+        ingest.finish(self.store)?;
         self.tell(layer, LayerState::Complete);
         Ok(())
     }
 
-    fn is_stored(&self, layer: &Descriptor, diff_id: &DiffId) -> bool {
-        self.store.has_layer(diff_id) && self.store.has_blob(&layer.digest)
+    fn is_stored(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<bool> {
+        let known = self.store.has_layer_of(diff_id, &source_of(layer))?;
+        Ok(known && self.store.has_blob(&layer.digest))
     }
 
-    /// Receives, verifies, packs and commits. Sets `resumed` to whether bytes of an earlier
-    /// attempt were used.
+    /// A stored blob that does not have its digest any more is of no use to anybody.
+    fn discard_damaged(&self, layer: &Descriptor, error: &Error) -> Result<()> {
+        let damaged = matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. });
+        if damaged && self.store.has_blob(&layer.digest) {
+            let _lock = self.store.lock()?;
+            let kind = ObjectKind::Blob;
+            self.store.discard(&Object { kind, digest: layer.digest })?;
+        }
+        Ok(())
+    }
+
+    /// Receives, verifies, packs and commits. Sets `reused` when it begins with bytes that were
+    /// there before.
     fn receive_layer(
         &self,
         ingest: &Ingest,
         layer: &Descriptor,
         diff_id: &DiffId,
-        resumed: &mut bool,
+        reused: &mut bool,
     ) -> Result<()> {
         let stored = self.store.blob_path(&layer.digest);
         let has_blob = stored.is_file();
         let mut incoming = if has_blob {
+            *reused = true;
             let file = File::open(&stored).map_err(|error| Error::io(error, "opening the blob"))?;
             Incoming::stored(self, layer, file)
         } else {
-            Incoming::open(self, layer, ingest)?
+            Incoming::open(self, layer, ingest, reused)?
         };
-        *resumed = incoming.resumed_from > 0;
-        if *resumed {
-            self.tell(
-                layer,
-                LayerState::Resuming {
-                    from: incoming.resumed_from,
-                },
-            );
+        if incoming.resumed_from > 0 {
+            let from = incoming.resumed_from;
+            self.tell(layer, LayerState::Resuming { from });
         }
-        let packed = if self.store.has_layer(diff_id) {
-            incoming.drain()?;
-            None
-        } else {
-            let directory = ingest.fresh_layer()?;
-            let packed = pack_layer(&mut incoming, &directory, self.limits, self.progress);
-            Some((incoming.judge(packed)?, directory))
-        };
+        // Packed even where the layer is there already: only so is it known what the blob holds.
+        let directory = ingest.fresh_layer()?;
+        let packed = pack_layer(&mut incoming, &directory, self.limits, self.progress);
+        let packed = incoming.judge(packed)?;
         incoming.verify()?;
-        self.tell(layer, LayerState::Storing);
-        let mut staged = None;
-        if let Some((packed, directory)) = packed {
-            let found = Digest::from_sha256(packed.diff_id);
-            if found != diff_id.0 {
-                return Err(Error::DiffIdMismatch {
-                    expected: diff_id.0,
-                    found,
-                });
-            }
-            let source = LayerSource {
-                digest: layer.digest,
-                size: layer.size,
-            };
-            write_packed(self.store, &packed, &directory, source)?;
-            staged = Some(directory);
+        let found = Digest::from_sha256(packed.diff_id);
+        if found != diff_id.0 {
+            let expected = diff_id.0;
+            return Err(Error::DiffIdMismatch { expected, found });
         }
+        self.tell(layer, LayerState::Storing);
+        write_packed(self.store, &packed, &directory, source_of(layer))?;
+        drop(packed);
         // One sync covers the blob, the index and all contents, and those of other layers that
         // are ready at the same time.
         self.store.sync()?;
-        if let Some(directory) = staged {
-            self.store.commit_layer(&directory, diff_id)?;
+        self.store.commit_layer(&directory, diff_id)?;
+        if !self.store.has_layer_of(diff_id, &source_of(layer))? {
+            self.store.add_layer_source(diff_id, &source_of(layer))?;
         }
         if !has_blob {
             ingest.commit_blob(self.store)?;
@@ -180,7 +176,16 @@ impl Receiver<'_> {
     /// Reads a small blob, from the store or else from the source, and stores it.
     pub fn small_blob(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
         if self.store.has_blob(&blob.digest) {
-            return Ok(self.store.read_blob(&blob.digest)?);
+            match self.store.read_blob(&blob.digest) {
+                Ok(bytes) if bytes.len() as u64 == blob.size => return Ok(bytes),
+                Ok(bytes) => {
+                    let (expected, found) = (blob.size, bytes.len() as u64);
+                    return Err(Error::SizeMismatch { expected, found });
+                }
+                // It is received again, and replaced.
+                Err(store::Error::Damaged { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         if blob.size > limit {
             return Err(registry::Error::TooLarge {
@@ -209,6 +214,10 @@ impl Receiver<'_> {
         }
         Ok(bytes)
     }
+}
+
+fn source_of(layer: &Descriptor) -> LayerSource {
+    LayerSource { digest: layer.digest, size: layer.size }
 }
 
 /// Writes `index` and `layer.json` beside the contents of a packed layer.
@@ -296,6 +305,7 @@ impl<'a> Incoming<'a> {
         receiver: &'a Receiver<'a>,
         layer: &'a Descriptor,
         ingest: &Ingest,
+        reused: &mut bool,
     ) -> Result<Incoming<'a>> {
         let failed = |error| Error::io(error, "receiving the blob");
         let append = ingest.open_blob()?;
@@ -304,6 +314,7 @@ impl<'a> Incoming<'a> {
             append.set_len(0).map_err(failed)?;
             have = 0;
         }
+        *reused = have > 0;
         let mut incoming = Incoming::new(receiver, layer);
         if have < layer.size || layer.size == 0 {
             let blob = receiver.source.blob(layer, have)?;
@@ -311,6 +322,7 @@ impl<'a> Incoming<'a> {
                 // The source cannot start in the middle.
                 append.set_len(0).map_err(failed)?;
                 have = 0;
+                *reused = false;
             }
             incoming.source = Some(blob.reader);
         }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::oci::{Digest, Reference};
-use crate::store::{LeaseKind, Record, Store, Swept};
+use crate::store::{self, LeaseKind, Record, Store, StoreLock, Swept};
 
 use super::{Error, Result, find};
 
@@ -18,14 +18,14 @@ pub struct RemoveRequest<'a> {
 }
 
 /// What was removed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Removed {
     /// Names that are gone.
     pub untagged: Vec<Reference>,
     /// The ID of the image, if its last name went.
     pub deleted: Option<Digest>,
-    /// What became free.
-    pub swept: Swept,
+    /// What became free, or why nothing could be collected: the names are gone either way.
+    pub swept: store::Result<Swept>,
 }
 
 /// Removes an image, or one of its names.
@@ -64,14 +64,15 @@ pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Re
         });
     }
     let last = gone.len() == same_image.len();
+    // From here to the removal nobody can take a lease on the image, so nobody can mount it.
+    let lock = store.lock()?;
     if last && !request.force {
-        refuse_if_mounted(store, &record.descriptor.digest)?;
+        refuse_if_mounted(store, &lock, &record.descriptor.digest)?;
         refuse_if_contained(store, &record.descriptor.digest)?;
     }
-    let lock = store.lock()?;
     store.unpublish(&lock, &gone)?;
     drop(lock);
-    let swept = store.sweep(now)?;
+    let swept = store.sweep(now);
     Ok(Removed {
         untagged: gone
             .into_iter()
@@ -91,8 +92,8 @@ fn refuse_if_contained(store: &Store, image: &Digest) -> Result<()> {
     }
 }
 
-fn refuse_if_mounted(store: &Store, image: &Digest) -> Result<()> {
-    for lease in store.leases()? {
+fn refuse_if_mounted(store: &Store, lock: &StoreLock, image: &Digest) -> Result<()> {
+    for lease in store.leases_under(lock)? {
         if lease.kind == LeaseKind::Mount && lease.digests.contains(image) {
             let mount_point = lease.mount_point.unwrap_or_else(|| "?".to_owned());
             return Err(Error::Mounted {

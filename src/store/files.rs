@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Error, Result};
@@ -15,20 +15,29 @@ pub(super) const TEMPORARY: &str = ".new";
 /// # Errors
 /// [`Error::Io`]; then `path` is as it was.
 pub(super) fn write_file(root: &Path, path: &Path, content: &[u8]) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    // Not beside `path`: other tools read that directory too.
-    let temporary = root.join(format!("ingest/{}-{count}{TEMPORARY}", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
+    let (temporary, mut file) = temporary_file(root)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
     let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = renamed {
         remove_if_there(&temporary)?;
         return Err(Error::io(error, "writing", path));
     }
     sync_parent(path)
+}
+
+/// A new file that is nobody else's: another process may have our number in its own PID namespace.
+fn temporary_file(root: &Path) -> Result<(PathBuf, File)> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        // Not beside the target: other tools read that directory too.
+        let path = root.join(format!("ingest/{}-{count}{TEMPORARY}", std::process::id()));
+        match File::create_new(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(error, "making", &path)),
+        }
+    }
 }
 
 /// Makes the name of `path` durable.

@@ -6,6 +6,7 @@
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -70,8 +71,8 @@ impl Store {
         Ok(swept)
     }
 
-    fn sweep_locked(&self, _lock: &StoreLock, now: SystemTime) -> Result<Swept> {
-        let live = self.mark()?;
+    fn sweep_locked(&self, lock: &StoreLock, now: SystemTime) -> Result<Swept> {
+        let live = self.mark(lock)?;
         let mut swept = Swept::default();
         for object in self.objects()? {
             if !live.contains(&object) {
@@ -84,7 +85,7 @@ impl Store {
     }
 
     /// Everything that the images and leases need.
-    fn mark(&self) -> Result<HashSet<Object>> {
+    fn mark(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
         let mut live = HashSet::new();
         for image in self.images()? {
             self.mark_document(&mut live, image.descriptor.digest, true)?;
@@ -94,7 +95,7 @@ impl Store {
                 self.mark_document(&mut live, digest, true)?;
             }
         }
-        for lease in self.leases_locked()? {
+        for lease in self.leases_under(lock)? {
             for digest in lease.digests {
                 for kind in [ObjectKind::Layer, ObjectKind::Chain] {
                     live.insert(Object { kind, digest });
@@ -191,6 +192,9 @@ impl Store {
         let mut objects = Vec::new();
         for kind in [ObjectKind::Blob, ObjectKind::Layer, ObjectKind::Chain] {
             for algorithm in names(&self.root().join(kind.directory()))? {
+                if !self.root().join(kind.directory()).join(&algorithm).is_dir() {
+                    continue;
+                }
                 for name in names(&self.root().join(kind.directory()).join(&algorithm))? {
                     // What is not named like a digest is not ours to judge.
                     if let Ok(digest) = format!("{algorithm}:{name}").parse() {
@@ -255,10 +259,17 @@ impl Store {
             if age.is_none_or(|age| age < limit) {
                 continue;
             }
-            let lock = std::fs::File::open(path.join("lock"));
-            if temporary || lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-                self.trash(&path)?;
-            }
+            // The lock is held until the directory has left its place.
+            let held = if temporary { path.clone() } else { path.join("lock") };
+            let lock = match File::open(&held) {
+                Ok(file) if file.try_lock().is_err() => continue,
+                Ok(file) => Some(file),
+                // Killed before it was locked for the first time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(Error::io(error, "opening", &held)),
+            };
+            self.trash(&path)?;
+            drop(lock);
         }
         Ok(())
     }

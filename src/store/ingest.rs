@@ -148,10 +148,10 @@ impl Ingest {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finish(self) -> Result<()> {
-        // The lock is still held, so nobody else works in here.
-        files::remove_tree_if_there(&self.directory)?;
+    pub fn finish(self, store: &Store) -> Result<()> {
+        // Out of the way in one step, while the lock is held: who comes now begins anew.
+        store.trash(&self.directory)?;
         drop(self.lock);
-        Ok(())
+        store.empty_trash()
     }
 }

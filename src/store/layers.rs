@@ -1,7 +1,7 @@
 //! Packed layers and chains in the store.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,33 @@ impl Store {
     #[must_use]
     pub fn has_layer(&self, layer: &DiffId) -> bool {
         self.layer_path(layer).join("layer.json").is_file()
+    }
+
+    /// Whether the packed layer is there and known to be what this blob holds.
+    ///
+    /// # Errors
+    /// As [`Store::layer_record`].
+    pub fn has_layer_of(&self, layer: &DiffId, source: &LayerSource) -> Result<bool> {
+        if !self.has_layer(layer) {
+            return Ok(false);
+        }
+        let known = self.layer_record(layer)?.source == *source;
+        Ok(known || self.source_mark(layer, source).exists())
+    }
+
+    /// Notes that this blob, which the caller has verified, holds the packed layer too.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add_layer_source(&self, layer: &DiffId, source: &LayerSource) -> Result<()> {
+        let path = self.source_mark(layer, source);
+        std::fs::write(&path, b"").map_err(|error| Error::io(error, "writing", &path))
+    }
+
+    fn source_mark(&self, layer: &DiffId, source: &LayerSource) -> PathBuf {
+        let (digest, size) = (source.digest, source.size);
+        let name = format!("source-{}-{}-{size}", digest.algorithm(), digest.hex());
+        self.layer_path(layer).join(name)
     }
 
     /// What is recorded of a packed layer.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Store, files};
+use super::{Error, Result, Store, StoreLock, files};
 use crate::oci::Digest;
 
 /// What a lease is for.
@@ -52,11 +52,12 @@ pub struct Lease {
 impl Lease {
     fn write(&mut self, record: &LeaseRecord) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(|error| Error::json(error, &self.path))?;
+        // Nothing is given up before the new record is written: the disk may be full.
         let written = self
             .file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .and_then(|()| self.file.write_all(&bytes));
+            .rewind()
+            .and_then(|()| self.file.write_all(&bytes))
+            .and_then(|()| self.file.set_len(bytes.len() as u64));
         written.map_err(|error| Error::io(error, "writing", &self.path))
     }
 
@@ -110,11 +111,15 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`].
     pub fn leases(&self) -> Result<Vec<LeaseRecord>> {
-        let _lock = self.lock()?;
-        self.leases_locked()
+        let lock = self.lock()?;
+        self.leases_under(&lock)
     }
 
-    pub(super) fn leases_locked(&self) -> Result<Vec<LeaseRecord>> {
+    /// As [`Store::leases`], for who holds the store's lock: no lease is taken meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::leases`].
+    pub fn leases_under(&self, _lock: &StoreLock) -> Result<Vec<LeaseRecord>> {
         let directory = self.root().join("leases");
         let entries = std::fs::read_dir(&directory)
             .map_err(|error| Error::io(error, "reading", &directory))?;

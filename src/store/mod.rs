@@ -95,6 +95,8 @@ impl Store {
             make.create(&path)
                 .map_err(|error| Error::io(error, "making the store", &path))?;
         }
+        // Two first commands at once: whoever comes second finds the files.
+        let lock = lock_at(root)?;
         for (name, content) in [
             ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
             ("index.json", images::EMPTY_INDEX),
@@ -108,6 +110,7 @@ impl Store {
                 files::write_file(root, &path, content)?;
             }
         }
+        drop(lock);
         Store::open(root)
     }
 
@@ -163,16 +166,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn lock(&self) -> Result<StoreLock> {
-        let path = self.root.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
-        let file = file.map_err(|error| Error::io(error, "opening", &path))?;
-        file.lock()
-            .map_err(|error| Error::io(error, "locking", &path))?;
-        Ok(StoreLock(file))
+        lock_at(&self.root)
     }
 
     /// Where the blob with this digest lies, or would.
@@ -215,13 +209,13 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Stores a small blob durably and returns its digest, which must be `expected` if given.
+    /// Stores a small blob, whose digest the caller has verified, durably.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         let path = self.blob_path(digest);
-        if path.is_file() {
+        if std::fs::read(&path).is_ok_and(|stored| stored == bytes) {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
@@ -247,4 +241,12 @@ impl Store {
             .join(chain.0.algorithm().as_str())
             .join(chain.0.hex())
     }
+}
+
+fn lock_at(root: &Path) -> Result<StoreLock> {
+    let path = root.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| Error::io(error, "opening", &path))?;
+    file.lock().map_err(|error| Error::io(error, "locking", &path))?;
+    Ok(StoreLock(file))
 }

@@ -1,6 +1,6 @@
 //! A private directory in which an object is made whose digest is not known yet.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,8 @@ use crate::oci::Digest;
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
+    /// The directory, locked: who sweeps knows by that that it is in use.
+    _lock: File,
 }
 
 impl Store {
@@ -30,7 +32,11 @@ impl Store {
             );
             let path = self.root().join(name);
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Staging { path }),
+                Ok(()) => {
+                    let lock = File::open(&path).and_then(|file| file.lock().map(|()| file));
+                    let lock = lock.map_err(|error| Error::io(error, "locking", &path))?;
+                    return Ok(Staging { path, _lock: lock });
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io(error, "making", &path)),
             }
