@@ -45,6 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn run(request: &Mount) -> ExitCode {
+    if let Err(error) = mount::close_inherited(&request.directory) {
+        eprintln!("mount.plyfs: cannot close what was inherited: {error}");
+        return ExitCode::from(FAILED);
+    }
     let options = match MountOptions::parse(&request.options) {
         Ok(options) => options,
         Err(error) => {
@@ -64,6 +68,9 @@ fn run(request: &Mount) -> ExitCode {
         Err(reason) => {
             let (what, place) = (what.display(), request.directory.display());
             eprintln!("mount.plyfs: cannot mount {what} on {place}: {reason}");
+            if reason.ends_with("it is not in the store") {
+                eprintln!("hint: plyfs pull {what}");
+            }
             ExitCode::from(FAILED)
         }
     }

@@ -1,6 +1,7 @@
 //! `plyfs check`
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -16,12 +17,16 @@ use crate::store::ObjectKind;
 /// The exit status is 1 when something is damaged.
 #[derive(Args)]
 #[command(after_help = "\
-Example:
-  plyfs check")]
+Examples:
+  plyfs check
+  plyfs check --repair")]
 pub struct Check {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Remove what is damaged, so that the next pull of its image fetches just that again
+    #[arg(long)]
+    repair: bool,
 }
 
 impl Check {
@@ -30,6 +35,10 @@ impl Check {
         let count = Cell::new(0_u64);
         let damages = image::check(&store, &|_| count.set(count.get() + 1))
             .map_err(|error| Failure::new("cannot check the store", error))?;
+        if self.repair {
+            image::discard(&store, &damages)
+                .map_err(|error| Failure::new("cannot remove what is damaged", error))?;
+        }
         if self.json {
             let damaged: Vec<_> = damages
                 .iter()
@@ -53,6 +62,11 @@ impl Check {
                 let (kind, digest) = (kind(damage.object.kind), damage.object.digest);
                 output::line(&format!("{kind} {digest}: {} ({needed})", damage.what))?;
             }
+            if self.repair {
+                for image in needing(&damages) {
+                    output::line(&format!("pull it again: {image}"))?;
+                }
+            }
             output::line(&format!(
                 "{} objects checked, {} damaged",
                 count.get(),
@@ -65,6 +79,11 @@ impl Check {
             ExitCode::FAILURE
         })
     }
+}
+
+/// The images that lack something now.
+fn needing(damages: &[image::Damage]) -> BTreeSet<&str> {
+    damages.iter().flat_map(|damage| &damage.images).map(String::as_str).collect()
 }
 
 fn kind(kind: ObjectKind) -> &'static str {

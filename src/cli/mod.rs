@@ -109,7 +109,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Pull(verb) | Verb::Image(ImageVerb::Pull(verb)) => verb.run(global)?,
         Verb::Import(verb) | Verb::Image(ImageVerb::Import(verb)) => verb.run(global)?,
         Verb::Mount(verb) => verb.run(global)?,
-        Verb::Umount(verb) => verb.run()?,
+        Verb::Umount(verb) => verb.run(global)?,
         Verb::Mounts(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,

@@ -1,7 +1,7 @@
 //! `plyfs mount`
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Args;
@@ -62,6 +62,9 @@ pub struct Mount {
 
 impl Mount {
     pub fn run(self, global: &Global) -> Result<()> {
+        let place = self.directory.as_deref().or(self.image.as_deref().map(Path::new));
+        mount::close_inherited(place.unwrap_or(Path::new("")))
+            .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let options = MountOptions::parse(&self.options)
             .map_err(|error| Failure::usage(format!("cannot read the options: {error}")))?;
         for warning in &options.warnings {

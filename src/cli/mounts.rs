@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
 use crate::mount;
-use crate::store::{LeaseKind, LeaseRecord, Store};
+use crate::store::{self, LeaseKind, LeaseRecord, Store};
 
 /// List live mounts
 #[derive(Args)]
@@ -40,7 +40,8 @@ impl Mounts {
             Ok(store) => store
                 .leases()
                 .map_err(|e| Failure::new("cannot list the mounts", e))?,
-            Err(_no_store) => Vec::new(),
+            Err(store::Error::NoStore(_)) => Vec::new(),
+            Err(error) => return Err(Failure::new("cannot list the mounts", error)),
         };
         let rows: Vec<Row> = live
             .into_iter()

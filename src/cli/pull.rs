@@ -6,11 +6,11 @@ use std::path::Path;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, environment, progress};
+use super::{Global, Result, environment, output, progress};
 use crate::image::{self, PullRequest};
 use crate::oci::{Platform, Reference};
 use crate::pack::Limits;
-use crate::registry::{Location, ManifestName};
+use crate::registry::{DockerArchive, Location, ManifestName};
 
 /// Layers received at the same time.
 const PARALLEL: usize = 4;
@@ -53,7 +53,10 @@ impl Pull {
         for image in &self.images {
             let shown = image.to_string_lossy();
             self.pull(&store, image)
-                .map_err(|error| Failure::new(format!("cannot pull {shown}"), error))?;
+                .map_err(|error| match error.downcast::<std::io::Error>() {
+                    Ok(error) => output::failed(error),
+                    Err(error) => Failure::new(format!("cannot pull {shown}"), error),
+                })?;
         }
         Ok(())
     }
@@ -136,7 +139,10 @@ fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Optio
     let tag = match name {
         ManifestName::Tag(tag) if tag.contains(['/', ':']) => return Ok(Some(tag.parse()?)),
         ManifestName::Tag(tag) => Some(tag),
-        ManifestName::Default => None,
+        ManifestName::Default => match own_name(location)? {
+            Some(name) => return Ok(Some(name)),
+            None => None,
+        },
         ManifestName::Digest(_) => return Ok(None),
     };
     let Some(stem) = Path::new(path).file_stem().and_then(|stem| stem.to_str()) else {
@@ -150,4 +156,14 @@ fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Optio
     reference.map(Some).map_err(|_| {
         anyhow::anyhow!("the image needs a name: {text:?} cannot be one (give one with --name)")
     })
+}
+
+/// The name that the first image of an archive has there.
+fn own_name(location: &Location) -> anyhow::Result<Option<Reference>> {
+    let Location::DockerArchive(path, _) = location else {
+        return Ok(None);
+    };
+    let archive = DockerArchive::open(path)?;
+    let name = archive.names().next();
+    Ok(name.and_then(|name| name.parse().ok()))
 }

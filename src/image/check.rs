@@ -49,6 +49,20 @@ pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
     Ok(damages)
 }
 
+/// Moves what is damaged out of the way, so that a pull brings it again.
+///
+/// # Errors
+/// What the store reports.
+pub fn discard(store: &Store, damages: &[Damage]) -> Result<()> {
+    let there = store.objects()?;
+    let lock = store.lock()?;
+    for damage in damages.iter().filter(|damage| there.contains(&damage.object)) {
+        store.discard(&damage.object)?;
+    }
+    drop(lock);
+    Ok(store.empty_trash()?)
+}
+
 fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
     for record in store.images()? {
         let name = record
@@ -80,14 +94,20 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
                     kind: ObjectKind::Blob,
                     digest: blob.digest,
                 };
-                need(store, damages, object, store.has_blob(&blob.digest), &name);
+                need(damages, object, store.has_blob(&blob.digest), &name);
             }
             let record = crate::store::Record {
                 descriptor,
                 ..record.clone()
             };
-            let Ok(found) = find::load(store, record, None) else {
-                continue;
+            let found = match find::load(store, record, None) {
+                Ok(found) => found,
+                Err(error) => {
+                    let digest = manifest.config.digest;
+                    let kind = ObjectKind::Blob;
+                    note(&mut *damages, Object { kind, digest }, chained(&error), &name);
+                    continue;
+                }
             };
             check_chain(store, damages, &found.config.rootfs.diff_ids, &name);
         }
@@ -102,7 +122,7 @@ fn check_chain(store: &Store, damages: &mut Vec<Damage>, diff_ids: &[DiffId], im
             kind: ObjectKind::Layer,
             digest: diff_id.0,
         };
-        need(store, damages, object, store.has_layer(diff_id), image);
+        need(damages, object, store.has_layer(diff_id), image);
     }
     let Some(chain) = ChainId::of(diff_ids) else {
         return;
@@ -127,7 +147,7 @@ fn check_chain(store: &Store, damages: &mut Vec<Damage>, diff_ids: &[DiffId], im
 }
 
 /// Notes that an image needs an object, if that is missing or damaged.
-fn need(_store: &Store, damages: &mut Vec<Damage>, object: Object, there: bool, image: &str) {
+fn need(damages: &mut Vec<Damage>, object: Object, there: bool, image: &str) {
     if let Some(known) = damages.iter_mut().find(|damage| damage.object == object) {
         if !known.images.iter().any(|known| known == image) {
             known.images.push(image.to_owned());

@@ -13,12 +13,12 @@ mod pull;
 mod receive;
 mod remove;
 
-pub use check::{Damage, check};
+pub use check::{Damage, check, discard};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded};
 pub use import::{ImportRequest, ImportSource, Imported, import};
 pub use inspect::{LayerDetails, Row, Summary, list, summary};
-pub use open::{chain, open, provenance};
+pub use open::{chain, open};
 pub use pull::{PullRequest, Pulled, pull};
 pub use receive::{Event, LayerState, Observer};
 pub use remove::{RemoveRequest, Removed, remove};

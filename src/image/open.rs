@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::layer::index::Index;
+use crate::layer::index::{Index, IndexError};
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::store::Store;
 use crate::union::Union;
@@ -28,11 +28,12 @@ pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
     let diff_ids = &image.config.rootfs.diff_ids;
     let index = match read_chain(store, diff_ids) {
         Ok(index) => index,
-        // A chain index is derived: whatever is wrong with it, it can be made again.
-        Err(error) => {
+        // A chain index is derived: it can be made again.
+        Err(error) if is_lost(&error) => {
             log::info!("making the chain index anew: {error}");
             rebuild_chain(store, diff_ids)?
         }
+        Err(error) => return Err(error),
     };
     let mut layers = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
@@ -42,18 +43,6 @@ pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
         layers.push(content);
     }
     Chain::new(index, layers).map_err(|error| Error::io(io::Error::other(error), "opening"))
-}
-
-/// The position, from the lowest, of the layer that a diffID names in an image.
-#[must_use]
-pub fn provenance(image: &Found, layer: &[u8; 32]) -> Option<usize> {
-    let digest = Digest::from_sha256(*layer);
-    image
-        .config
-        .rootfs
-        .diff_ids
-        .iter()
-        .position(|diff_id| diff_id.0 == digest)
 }
 
 /// Makes the chain index of these layers, lowest first, unless it is there.
@@ -79,7 +68,7 @@ fn read_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
         .map(|layer| Digest::from_sha256(*layer))
         .eq(expected)
     {
-        let source = crate::layer::index::IndexError::Damaged("its layers");
+        let source = IndexError::Damaged("its layers");
         return Err(Error::Index {
             what: "chain",
             digest: chain.0,
@@ -89,10 +78,20 @@ fn read_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
     Ok(index)
 }
 
+/// Whether an index is missing, damaged, or of another version.
+fn is_lost(error: &Error) -> bool {
+    match error {
+        Error::Index { source, .. } => !matches!(source, IndexError::Io(_)),
+        Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
 fn rebuild_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
     if let Some(chain) = ChainId::of(diff_ids)
         && store.has_chain(&chain)
     {
+        let _lock = store.lock()?;
         let kind = crate::store::ObjectKind::Chain;
         store.discard(&crate::store::Object {
             kind,

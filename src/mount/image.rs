@@ -79,7 +79,6 @@ fn serving_found(
     options: MountOptions,
     readers: Readers,
 ) -> Result<Serving> {
-    let union = image::open(&store, found)?;
     let name = match &found.record.reference {
         Some(reference) => reference.to_string(),
         None => found.id().to_string(),
@@ -95,6 +94,16 @@ fn serving_found(
         ],
     };
     let lease = store.lease(&record).map_err(image::Error::from)?;
+    // From here on it stays; before, it may have been removed.
+    let needed = found.record.descriptor.digest;
+    let contained = || store.containers().map(|all| all.iter().any(|c| c.1.image_digest == needed));
+    let listed = store.images().map_err(image::Error::from)?;
+    if !listed.iter().any(|image| image.descriptor.digest == needed)
+        && !contained().map_err(image::Error::from)?
+    {
+        return Err(image::Error::NotStored.into());
+    }
+    let union = image::open(&store, found)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {

@@ -17,6 +17,7 @@ mod writable;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 pub use attach::Target;
 pub use daemon::{serve_detached, serve_foreground};
@@ -97,4 +98,17 @@ impl fmt::Debug for Serving {
 pub struct Mounted {
     /// The daemon.
     pub pid: u32,
+}
+
+/// Closes what this process inherited and does not know, which a daemon would keep open for as long
+/// as it lives; the device that `mount_point` may name stays. To be called first of all.
+///
+/// # Errors
+/// What close_range(2) reports.
+pub fn close_inherited(mount_point: &Path) -> io::Result<()> {
+    let keep = match Target::from_path(mount_point) {
+        Target::Device(device) => Some(device),
+        Target::Directory(_) => None,
+    };
+    crate::sys::process::close_inherited(keep)
 }

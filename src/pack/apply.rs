@@ -153,7 +153,8 @@ impl<'a> Applier<'a> {
         if target.contains(&0) {
             return Err(Problem::Nul("link target"));
         }
-        if target.len() > self.limits.path {
+        // readlink(2) gives one byte less than a path may have.
+        if target.len() >= self.limits.path {
             let what = "bytes of link target";
             return Err(Problem::TooLarge {
                 what,

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -176,4 +177,25 @@ impl Drop for Signals {
 /// What eventfd(2) reports.
 pub fn event() -> io::Result<EventFd> {
     Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?)
+}
+
+/// Closes every descriptor above standard error, but `keep`: those of a caller who did not mark his
+/// own would stay open as long as a daemon lives. For the very beginning of a program only.
+///
+/// # Errors
+/// What close_range(2) reports.
+pub fn close_inherited(keep: Option<RawFd>) -> io::Result<()> {
+    let keep = keep.and_then(|fd| u32::try_from(fd).ok()).filter(|fd| *fd > 2);
+    let ranges = match keep {
+        Some(keep) => [Some((3, keep - 1)), Some((keep + 1, u32::MAX))],
+        None => [Some((3, u32::MAX)), None],
+    };
+    for (first, last) in ranges.into_iter().flatten().filter(|(first, last)| first <= last) {
+        // SAFETY: close_range has no memory arguments. The caller promises that nothing in this
+        // program owns a descriptor yet, so none is closed under an owner.
+        if unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

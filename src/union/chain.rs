@@ -114,13 +114,6 @@ impl Chain {
         Ok(Chain { index, layers })
     }
 
-    /// The diffID (SHA-256) of the layer that a node came from.
-    #[must_use]
-    pub fn provenance(&self, node: NodeNumber) -> Option<[u8; 32]> {
-        let row = self.node(node).ok()?;
-        self.index.layers().get(usize::from(row.layer())).copied()
-    }
-
     fn node(&self, node: NodeNumber) -> Result<NodeRef<'_>> {
         let row = node
             .0

@@ -94,7 +94,13 @@ impl Flattening {
         while let Some((from, to)) = walk.pop() {
             for (name, named) in index.children(from) {
                 match named {
-                    Named::Whiteout => self.tree.remove(to, name),
+                    // What this layer itself put there, by another path, stays.
+                    Named::Whiteout => {
+                        let found = self.tree.lookup(to, name);
+                        if found.is_none_or(|node| self.tree.layer(node) != layer.number) {
+                            self.tree.remove(to, name);
+                        }
+                    }
                     Named::Node(row) => match self.place(&mut layer, row, to, name)? {
                         Placed::Leaf => {}
                         Placed::Directory(directory) => walk.push((row, directory)),
