@@ -83,7 +83,11 @@ impl Check {
 
 /// The images that lack something now.
 fn needing(damages: &[image::Damage]) -> BTreeSet<&str> {
-    damages.iter().flat_map(|damage| &damage.images).map(String::as_str).collect()
+    damages
+        .iter()
+        .flat_map(|damage| &damage.images)
+        .map(String::as_str)
+        .collect()
 }
 
 fn kind(kind: ObjectKind) -> &'static str {

@@ -62,7 +62,10 @@ pub struct Mount {
 
 impl Mount {
     pub fn run(self, global: &Global) -> Result<()> {
-        let place = self.directory.as_deref().or(self.image.as_deref().map(Path::new));
+        let place = self
+            .directory
+            .as_deref()
+            .or(self.image.as_deref().map(Path::new));
         mount::close_inherited(place.unwrap_or(Path::new("")))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let options = MountOptions::parse(&self.options)

@@ -56,7 +56,9 @@ fn daemon_of(global: &Global, directory: &Path) -> Option<(Store, u32)> {
     let store = Store::open(&environment::store_root(global).ok()?).ok()?;
     let mount_point = directory.canonicalize().ok()?.display().to_string();
     let leases = store.leases().ok()?;
-    let lease = leases.iter().find(|l| l.mount_point.as_ref() == Some(&mount_point))?;
+    let lease = leases
+        .iter()
+        .find(|l| l.mount_point.as_ref() == Some(&mount_point))?;
     let pid = lease.pid;
     Some((store, pid))
 }
@@ -65,8 +67,13 @@ fn daemon_of(global: &Global, directory: &Path) -> Option<(Store, u32)> {
 fn wait_for(store: &Store, pid: u32) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        let leases = store.leases().map_err(|e| Failure::new("cannot read the leases", e))?;
-        if !leases.iter().any(|lease| lease.pid == pid && lease.kind == LeaseKind::Mount) {
+        let leases = store
+            .leases()
+            .map_err(|e| Failure::new("cannot read the leases", e))?;
+        if !leases
+            .iter()
+            .any(|lease| lease.pid == pid && lease.kind == LeaseKind::Mount)
+        {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));

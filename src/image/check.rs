@@ -56,7 +56,10 @@ pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
 pub fn discard(store: &Store, damages: &[Damage]) -> Result<()> {
     let there = store.objects()?;
     let lock = store.lock()?;
-    for damage in damages.iter().filter(|damage| there.contains(&damage.object)) {
+    for damage in damages
+        .iter()
+        .filter(|damage| there.contains(&damage.object))
+    {
         store.discard(&damage.object)?;
     }
     drop(lock);
@@ -105,7 +108,12 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
                 Err(error) => {
                     let digest = manifest.config.digest;
                     let kind = ObjectKind::Blob;
-                    note(&mut *damages, Object { kind, digest }, chained(&error), &name);
+                    note(
+                        &mut *damages,
+                        Object { kind, digest },
+                        chained(&error),
+                        &name,
+                    );
                     continue;
                 }
             };

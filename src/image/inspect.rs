@@ -97,7 +97,11 @@ pub fn summary(store: &Store, image: &Found) -> Result<Summary> {
         config: image.config.clone(),
         platform: image.config.platform.clone(),
         size: records.map(|record| record.content_bytes).sum(),
-        compressed_size: image.manifest.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size)),
+        compressed_size: image
+            .manifest
+            .layers
+            .iter()
+            .fold(0, |sum, layer| sum.saturating_add(layer.size)),
         layers,
     })
 }

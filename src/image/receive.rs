@@ -116,11 +116,17 @@ impl Receiver<'_> {
 
     /// A stored blob that does not have its digest any more is of no use to anybody.
     fn discard_damaged(&self, layer: &Descriptor, error: &Error) -> Result<()> {
-        let damaged = matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. });
+        let damaged = matches!(
+            error,
+            Error::DigestMismatch { .. } | Error::SizeMismatch { .. }
+        );
         if damaged && self.store.has_blob(&layer.digest) {
             let _lock = self.store.lock()?;
             let kind = ObjectKind::Blob;
-            self.store.discard(&Object { kind, digest: layer.digest })?;
+            self.store.discard(&Object {
+                kind,
+                digest: layer.digest,
+            })?;
         }
         Ok(())
     }
@@ -217,7 +223,10 @@ impl Receiver<'_> {
 }
 
 fn source_of(layer: &Descriptor) -> LayerSource {
-    LayerSource { digest: layer.digest, size: layer.size }
+    LayerSource {
+        digest: layer.digest,
+        size: layer.size,
+    }
 }
 
 /// Writes `index` and `layer.json` beside the contents of a packed layer.

@@ -96,7 +96,11 @@ fn serving_found(
     let lease = store.lease(&record).map_err(image::Error::from)?;
     // From here on it stays; before, it may have been removed.
     let needed = found.record.descriptor.digest;
-    let contained = || store.containers().map(|all| all.iter().any(|c| c.1.image_digest == needed));
+    let contained = || {
+        store
+            .containers()
+            .map(|all| all.iter().any(|c| c.1.image_digest == needed))
+    };
     let listed = store.images().map_err(image::Error::from)?;
     if !listed.iter().any(|image| image.descriptor.digest == needed)
         && !contained().map_err(image::Error::from)?

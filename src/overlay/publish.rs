@@ -54,6 +54,8 @@ impl Engine {
         let mut state = node.state.write();
         state.detached = true;
         state.stage = Stage::Base;
+        // Or a lookup of what is in the upper now would take this node for it.
+        state.upper_ino = 0;
         state.pin = None;
         state.indexed = false;
     }

@@ -260,7 +260,11 @@ impl Store {
                 continue;
             }
             // The lock is held until the directory has left its place.
-            let held = if temporary { path.clone() } else { path.join("lock") };
+            let held = if temporary {
+                path.clone()
+            } else {
+                path.join("lock")
+            };
             let lock = match File::open(&held) {
                 Ok(file) if file.try_lock().is_err() => continue,
                 Ok(file) => Some(file),

@@ -245,8 +245,13 @@ impl Store {
 
 fn lock_at(root: &Path) -> Result<StoreLock> {
     let path = root.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let file = file.map_err(|error| Error::io(error, "opening", &path))?;
-    file.lock().map_err(|error| Error::io(error, "locking", &path))?;
+    file.lock()
+        .map_err(|error| Error::io(error, "locking", &path))?;
     Ok(StoreLock(file))
 }

@@ -185,12 +185,18 @@ pub fn event() -> io::Result<EventFd> {
 /// # Errors
 /// What close_range(2) reports.
 pub fn close_inherited(keep: Option<RawFd>) -> io::Result<()> {
-    let keep = keep.and_then(|fd| u32::try_from(fd).ok()).filter(|fd| *fd > 2);
+    let keep = keep
+        .and_then(|fd| u32::try_from(fd).ok())
+        .filter(|fd| *fd > 2);
     let ranges = match keep {
         Some(keep) => [Some((3, keep - 1)), Some((keep + 1, u32::MAX))],
         None => [Some((3, u32::MAX)), None],
     };
-    for (first, last) in ranges.into_iter().flatten().filter(|(first, last)| first <= last) {
+    for (first, last) in ranges
+        .into_iter()
+        .flatten()
+        .filter(|(first, last)| first <= last)
+    {
         // SAFETY: close_range has no memory arguments. The caller promises that nothing in this
         // program owns a descriptor yet, so none is closed under an owner.
         if unsafe { libc::close_range(first, last, 0) } != 0 {

@@ -512,7 +512,8 @@ mod tests {
 
     #[test]
     fn layers_merge() {
-        let cases: &[(&str, &[&[&str]], &[&str])] = &[
+        type Case<'a> = (&'a str, &'a [&'a [&'a str]], &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
             (
                 "upper files win",
                 &[&["a=1", "b=2"], &["b=3"]],

@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn branches_below_a_directory() {
         let hidden = What::HiddenBelow;
-        let cases: [(&[(usize, What)], Option<(u16, &[u16])>); 10] = [
+        type Case<'a> = (&'a [(usize, What)], Option<(u16, &'a [u16])>);
+        let cases: [Case<'_>; 10] = [
             (
                 &[(0, DIRECTORY), (1, DIRECTORY), (3, DIRECTORY)],
                 Some((0, &[1, 3])),
