@@ -23,7 +23,7 @@ SECONDS_EACH ?= 60
 # What the mount helper must never link: it is small, and it may run at boot.
 FOREIGN_TO_HELPER = ureq rustls tokio tonic clap anyhow indicatif
 
-.PHONY: all build helper demo test check check-helper bench conformance fuzz doc install clean help
+.PHONY: all build helper demo test check check-helper bench conformance conformance-writes fuzz doc install clean help
 .DEFAULT_GOAL := build
 
 help:
@@ -73,6 +73,12 @@ conformance:
 	scripts/prepare-fuse
 	$(CARGO) build --release -p plyfs
 	scripts/conformance $(ARGS)
+
+# Wants pjdfstest and fsx from crates.io in PATH.
+conformance-writes:
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/conformance-writes $(ARGS)
 
 fuzz:
 	scripts/fuzz $(SECONDS_EACH)

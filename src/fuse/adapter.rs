@@ -233,12 +233,15 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let caller = self.caller(req, umask);
-        let make = || self.create_file(node(parent), name, permissions(mode), &caller);
-        send::created(reply, self.answer("create", parent, make));
+        let how = (permissions(mode), flags);
+        let register = |file: &std::fs::File| reply.open_backing(file);
+        let make = || self.create_file(node(parent), name, how, &caller, register);
+        let made = self.answer("create", parent, make);
+        send::created(reply, made);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -133,13 +133,15 @@ impl Adapter {
         &self,
         parent: NodeNumber,
         name: &OsStr,
-        permissions: u16,
+        (permissions, flags): (u16, i32),
         caller: &Caller,
-    ) -> Result<Attributes> {
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Result<(Attributes, Way)> {
         let name = name.as_bytes();
         let (made, file) = self.overlay.create(parent, name, permissions, caller)?;
-        self.files.created(made.node, file);
-        Ok(made)
+        let exclusively = flags & libc::O_EXCL != 0;
+        let way = self.files.created(made.node, file, exclusively, register)?;
+        Ok((made, way))
     }
 
     pub(super) fn open_file(

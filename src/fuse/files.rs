@@ -282,19 +282,35 @@ impl Files {
         }
     }
 
-    /// Counts the open file that comes with a new node.
-    pub(super) fn created(&self, node: NodeNumber, file: Arc<OverlayFile>) {
-        self.with(node, |slot| match slot {
-            Some(open) => open.count += 1,
-            None => {
-                *slot = Some(Open {
-                    count: 1,
-                    backing: None,
-                    file,
-                    before: None,
-                });
-            }
-        });
+    /// Counts the open file that comes with a new node, and tells how it is to be written. One that
+    /// is made `exclusively` (by archivers and installers, mostly) is likely to be written once, by
+    /// few requests, for which a backing file would not pay.
+    pub(super) fn created(
+        &self,
+        node: NodeNumber,
+        file: Arc<OverlayFile>,
+        exclusively: bool,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Result<Way> {
+        self.with(node, |slot| {
+            let backing = if exclusively {
+                None
+            } else {
+                let wanted = Wanted {
+                    write: true,
+                    truncate: false,
+                };
+                self.decide(node, &file, wanted, register)?
+            };
+            let open = slot.get_or_insert(Open {
+                count: 0,
+                backing,
+                file,
+                before: None,
+            });
+            open.count += 1;
+            Ok(open.way())
+        })
     }
 
     /// The open file of a node, if it is open.

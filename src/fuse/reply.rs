@@ -38,11 +38,16 @@ pub(super) fn entry(reply: ReplyEntry, found: Answer<Option<Attributes>>) {
     }
 }
 
-pub(super) fn created(reply: ReplyCreate, made: Answer<Attributes>) {
+pub(super) fn created(reply: ReplyCreate, made: Answer<(Attributes, Way)>) {
+    let handle = FileHandle(0);
     match made {
-        Ok(made) => {
+        Ok((made, Way::Passthrough(id))) => {
+            let (shown, flags) = (convert::attributes(&made), FopenFlags::empty());
+            reply.created_passthrough(&FOREVER, &shown, GENERATION, handle, flags, &id);
+        }
+        Ok((made, Way::PageCache)) => {
             let (shown, flags) = (convert::attributes(&made), FopenFlags::FOPEN_KEEP_CACHE);
-            reply.created(&FOREVER, &shown, GENERATION, FileHandle(0), flags);
+            reply.created(&FOREVER, &shown, GENERATION, handle, flags);
         }
         Err(errno) => reply.error(errno),
     }
