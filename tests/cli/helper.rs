@@ -27,6 +27,8 @@ const MOUNT_8: &str = r#"
 set -eu
 mkdir "$work/upper" "$work/work"
 mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$work/upper,workdir=$work/work" /usr/sbin
+# One that is installed is hidden, for us alone.
+rm -f /usr/sbin/mount.plyfs /usr/sbin/mount.fuse.plyfs
 cp "$helper" /usr/sbin/mount.plyfs
 ln -s mount.plyfs /usr/sbin/mount.fuse.plyfs
 for type in plyfs fuse.plyfs; do
