@@ -155,6 +155,10 @@ impl MountOptions {
             option: OsStr::from_bytes(option).into(),
             reason,
         };
+        if key == b"remount" {
+            // Taken silently it would stack a second mount over the first.
+            return Err(wrong("is not supported: unmount, and mount anew"));
+        }
         let Ok(name) = std::str::from_utf8(key) else {
             self.warn(option, UNKNOWN);
             return Ok(());
@@ -262,7 +266,7 @@ const SWITCH: &str = "must be on or off";
 
 /// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
 fn harmless(name: &str, value: Option<&[u8]>) -> bool {
-    const NAMES: [&str; 40] = [
+    const NAMES: [&str; 39] = [
         "auto",
         "noauto",
         "user",
@@ -288,7 +292,6 @@ fn harmless(name: &str, value: Option<&[u8]>) -> bool {
         "mand",
         "nomand",
         "noiversion",
-        "remount",
         "nonempty",
         "auto_unmount",
         "auto_cache",
