@@ -160,10 +160,7 @@ impl Engine {
                 copy
             }
             FileKind::Symlink => upper.new_symlink(&self.base.read_link(base.node)?)?,
-            kind if upper.override_stat => {
-                let _ = kind;
-                upper.temporary_file()?
-            }
+            _ if upper.override_stat => upper.temporary_file()?,
             // It would be a whiteout.
             FileKind::CharDevice if base.device == (0, 0) => return Err(Errno::EPERM.into()),
             kind => upper.temporary_node(kind.mode_bits() | 0o600, base.device)?,

@@ -156,11 +156,16 @@ impl Engine {
         };
         let mut gone = stage == Stage::Base && !node.linked_in_base;
         if indexed || (stage == Stage::Base && node.linked_in_base) {
-            let nlink = node
-                .base
-                .and_then(|base| self.base.attributes(NodeNumber(base)).ok());
-            let nlink = nlink.map_or(1, |base| base.nlink);
-            match self.index.count(&self.upper, node.ino, nlink, false) {
+            let counted = match node.base {
+                Some(base) => self
+                    .base
+                    .attributes(NodeNumber(base))
+                    .map(|base| base.nlink),
+                None => Ok(1),
+            };
+            let counted =
+                counted.and_then(|nlink| self.index.count(&self.upper, node.ino, nlink, false));
+            match counted {
                 Ok(left) => gone = left == 0,
                 // One too many is shown from now on.
                 Err(error) => log::warn!("cannot count the names of node {}: {error}", node.number),
