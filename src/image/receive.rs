@@ -95,8 +95,9 @@ impl Receiver<'_> {
                     // What is there is wrong, or of no use; keep nothing of it.
                     ingest.reset()?;
                     self.discard_damaged(layer, &error)?;
-                    // Perhaps only what was there before was wrong: start over without it.
-                    if !reused {
+                    // Perhaps only what was there before was wrong: start over without it. A
+                    // blob that has its digest stays what it is, however often it is read.
+                    if !reused || !is_damage(&error) {
                         ingest.finish(self.store)?;
                         return Err(error);
                     }
@@ -116,11 +117,7 @@ impl Receiver<'_> {
 
     /// A stored blob that does not have its digest any more is of no use to anybody.
     fn discard_damaged(&self, layer: &Descriptor, error: &Error) -> Result<()> {
-        let damaged = matches!(
-            error,
-            Error::DigestMismatch { .. } | Error::SizeMismatch { .. }
-        );
-        if damaged && self.store.has_blob(&layer.digest) {
+        if is_damage(error) && self.store.has_blob(&layer.digest) {
             let _lock = self.store.lock()?;
             let kind = ObjectKind::Blob;
             self.store.discard(&Object {
@@ -260,6 +257,15 @@ fn is_interruption(error: &Error) -> bool {
         Error::Source(registry::Error::RangeNotSatisfiable { .. }) => false,
         Error::Source(_) | Error::Store(_) | Error::Io { .. } | Error::WriteIndex(_) => true,
         Error::Pack(error) => is_local(error),
+        _ => false,
+    }
+}
+
+/// Whether an error says that bytes from an earlier attempt, or of a stored blob, are not the blob's.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::DigestMismatch { .. } | Error::SizeMismatch { .. } => true,
+        Error::Source(error) => matches!(error, registry::Error::RangeNotSatisfiable { .. }),
         _ => false,
     }
 }

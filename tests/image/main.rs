@@ -153,6 +153,18 @@ fn regression_one_blob_cannot_be_two_layers() {
     assert!(message(&error).contains("diffID"), "{}", message(&error));
 }
 
+/// The blob is whole, so reading it again cannot help.
+#[test]
+fn regression_a_stored_blob_with_another_diffid_ends_the_pull() {
+    let (_directory, store) = store();
+    let other = layer("other", b"2");
+    let good = Digest::of(&layer("good", b"1"));
+    pull(&store, &image(&[(&other, Digest::of(&other))])).unwrap();
+    let error = pull(&store, &image(&[(&other, good)])).unwrap_err();
+    assert!(message(&error).contains("diffID"), "{}", message(&error));
+    assert!(image::check(&store, &|_| {}).unwrap().is_empty());
+}
+
 #[test]
 fn regression_a_range_refused_at_the_start_ends_the_pull() {
     let (_directory, store) = store();
