@@ -90,13 +90,18 @@ fn serve(request: &Mount, options: MountOptions) -> Result<(), String> {
     served.map_err(|error| error.chain())
 }
 
-/// Directories if the options name some, else the image that is named.
+/// Directories or a snapshot if the options name some, else the image that is named.
 fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, String> {
     let target = Target::from_path(&request.directory);
     if !options.lowers.is_empty() {
         // What mount(8) is given as the source beside directories is only a name to show.
         options.source = options.source.or_else(|| request.spec.clone());
         return layers::serving(target, options).map_err(|error| error.chain());
+    }
+    if let Some(number) = options.snapshot {
+        let root = store_root(options.root.as_deref())?;
+        let served = image::serving_snapshot(&root, number, target, options);
+        return served.map_err(|error| error.chain());
     }
     let spec = request
         .spec

@@ -15,11 +15,11 @@ mod remove;
 
 pub use check::{Damage, check, discard};
 pub use error::Error;
-pub use find::{Found, find, find_record, find_recorded};
+pub use find::{Found, find, find_record, find_recorded, find_snapshot};
 pub use import::{ImportRequest, ImportSource, Imported, import};
 pub use inspect::{LayerDetails, Row, Summary, list, summary};
 pub use open::{chain, open};
-pub use pull::{PullRequest, Pulled, pull};
+pub use pull::{Held, PullRequest, Pulled, fetch, hold, pull};
 pub use receive::{Event, LayerState, Observer};
 pub use remove::{RemoveRequest, Removed, remove};
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use crate::oci::{
-    ChainId, Descriptor, DiffId, Document, ImageConfig, Manifest, Platform, Reference,
+    ChainId, Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Platform, Reference,
 };
 use crate::pack::{Limits, Progress};
 use crate::registry::{Fetched, ManifestName, Source};
-use crate::store::{LeaseKind, LeaseRecord, Record, Store};
+use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 
+use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
 use super::{Error, Result, open};
 
@@ -52,6 +53,30 @@ struct Documents {
     manifest: Manifest,
 }
 
+/// An image that is in the store, complete, and stays as long as this is there.
+#[derive(Debug)]
+pub struct Held {
+    /// What its name stood for: a manifest or an index.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// Its layers, from the lowest on.
+    pub diff_ids: Vec<DiffId>,
+    /// Whether nothing of its layers was missing before.
+    complete_before: bool,
+    lease: Lease,
+}
+
+impl Held {
+    /// Gives the image up: unless something else keeps it, it is garbage now.
+    ///
+    /// # Errors
+    /// What ending the lease reports.
+    pub fn end(self) -> Result<()> {
+        Ok(self.lease.end()?)
+    }
+}
+
 /// Pulls an image; it is in the store when this returns.
 ///
 /// `prepared` is called once the manifest is known, with its layers.
@@ -64,6 +89,40 @@ pub fn pull(
     observer: Observer<'_>,
     prepared: impl FnOnce(&Manifest),
 ) -> Result<Pulled> {
+    let held = fetch(store, request, observer, prepared)?;
+    let descriptor = held.descriptor.clone();
+    let image = match request.store_as {
+        Some(reference) => Record::named(reference.clone(), descriptor.clone()),
+        None => Record {
+            reference: None,
+            repository: None,
+            descriptor: descriptor.clone(),
+        },
+    };
+    let lock = store.lock()?;
+    let known_before = store.images()?.contains(&image);
+    store.publish(&lock, image)?;
+    drop(lock);
+    let pulled = Pulled {
+        descriptor,
+        manifest: held.manifest.clone(),
+        up_to_date: known_before && held.complete_before,
+    };
+    held.end()?;
+    Ok(pulled)
+}
+
+/// As [`pull`], but the image is not listed: it stays as long as what is returned, and whoever
+/// wants to keep it longer refers to it before that ends.
+///
+/// # Errors
+/// As [`pull`].
+pub fn fetch(
+    store: &Store,
+    request: &PullRequest<'_>,
+    observer: Observer<'_>,
+    prepared: impl FnOnce(&Manifest),
+) -> Result<Held> {
     let documents = fetch_documents(request)?;
     prepared(&documents.manifest);
     let descriptor = documents.top.descriptor();
@@ -108,24 +167,45 @@ pub fn pull(
         &documents.manifest_bytes.bytes,
     )?;
     store.write_blob(&descriptor.digest, &documents.top.bytes)?;
-    let image = match request.store_as {
-        Some(reference) => Record::named(reference.clone(), descriptor.clone()),
-        None => Record {
-            reference: None,
-            repository: None,
-            descriptor: descriptor.clone(),
-        },
-    };
-    let lock = store.lock()?;
-    let known_before = store.images()?.contains(&image);
-    store.publish(&lock, image)?;
-    drop(lock);
-    lease.end()?;
-    Ok(Pulled {
+    Ok(Held {
         descriptor,
         manifest: documents.manifest_descriptor,
-        up_to_date: known_before && complete_before,
+        diff_ids,
+        complete_before,
+        lease,
     })
+}
+
+/// Holds an image of which everything is in the store already, listed or not; `None` if something
+/// is missing.
+///
+/// # Errors
+/// What reading the store reports.
+pub fn hold(store: &Store, name: &str, manifest: Digest) -> Result<Option<Held>> {
+    let lease = store.lease(&LeaseRecord {
+        kind: LeaseKind::Pull,
+        pid: std::process::id(),
+        image: name.to_owned(),
+        mount_point: None,
+        digests: vec![manifest],
+    })?;
+    let missing = |error: &Error| matches!(error, Error::Store(store::Error::Missing { .. }));
+    let found = match find_manifest(store, name, manifest) {
+        Err(error) if missing(&error) => return lease.end().map(|()| None).map_err(Error::from),
+        found => found?,
+    };
+    let diff_ids = found.config.rootfs.diff_ids;
+    if !diff_ids.iter().all(|diff_id| store.has_layer(diff_id)) {
+        lease.end()?;
+        return Ok(None);
+    }
+    Ok(Some(Held {
+        descriptor: found.manifest_descriptor.clone(),
+        manifest: found.manifest_descriptor,
+        diff_ids,
+        complete_before: true,
+        lease,
+    }))
 }
 
 fn fetch_documents(request: &PullRequest<'_>) -> Result<Documents> {

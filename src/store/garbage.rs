@@ -95,6 +95,9 @@ impl Store {
                 self.mark_document(&mut live, digest, true)?;
             }
         }
+        for snapshot in self.snapshot_images()? {
+            self.mark_document(&mut live, snapshot.manifest_digest, true)?;
+        }
         for lease in self.leases_under(lock)? {
             for digest in lease.digests {
                 for kind in [ObjectKind::Layer, ObjectKind::Chain] {

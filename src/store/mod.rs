@@ -7,6 +7,7 @@
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
 //!   containers/<name>/       upper/, work/, container.json, lock
+//!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
 //!   trash/                                       being deleted
@@ -33,6 +34,7 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod snapshots;
 mod staging;
 mod sync;
 
@@ -52,6 +54,7 @@ pub use images::{REFERENCE_ANNOTATION, Record};
 pub use ingest::Ingest;
 pub use layers::{LayerRecord, LayerSource};
 pub use lease::{Lease, LeaseKind, LeaseRecord};
+pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
 
