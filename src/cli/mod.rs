@@ -19,10 +19,13 @@ mod output;
 mod path;
 mod progress;
 mod pull;
+#[cfg(feature = "snapshotter")]
+mod snapshotter;
 mod umount;
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -67,6 +70,8 @@ enum Verb {
     Ls(ls::Ls),
     Cat(cat::Cat),
     Check(check::Check),
+    #[cfg(feature = "snapshotter")]
+    Snapshotter(snapshotter::SnapshotterVerb),
     /// Manage containers: named layers of changes over images
     #[command(subcommand)]
     Container(container::Container),
@@ -95,12 +100,23 @@ enum ImageVerb {
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments());
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// The arguments; a name of the program that stands for a verb is followed by it.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    #[cfg(feature = "snapshotter")]
+    if name == Some(OsStr::new(snapshotter::PROGRAM)) {
+        arguments.insert(1, "snapshotter".into());
+    }
+    arguments
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
@@ -113,6 +129,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mounts(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,
+        #[cfg(feature = "snapshotter")]
+        Verb::Snapshotter(verb) => verb.run(global)?,
         Verb::Container(verb) => verb.run(global)?,
         Verb::Check(verb) => return verb.run(global),
         Verb::Image(ImageVerb::Ls(verb)) | Verb::Images(verb) => verb.run(global)?,
