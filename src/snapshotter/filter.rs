@@ -77,7 +77,8 @@ fn field<'a>(info: &'a Info, path: &[String]) -> Option<&'a str> {
     match path.split_first()? {
         (name, _) if name == "kind" => Some(info.kind.as_str()),
         (name, _) if name == "name" => Some(info.name.as_str()),
-        (name, _) if name == "parent" => Some(info.parent.as_str()).filter(|it| !it.is_empty()),
+        // There for every snapshot, if only empty: `parent==""` finds those without one.
+        (name, _) if name == "parent" => Some(info.parent.as_str()),
         (name, label) if name == "labels" => info.labels.get(&label.join(".")).map(String::as_str),
         _ => None,
     }
@@ -171,9 +172,9 @@ mod tests {
             ("name~=/web$/", true),
             ("name~=|^ns/1|", true),
             ("name@=1/w", true),
-            ("parent", false),
+            ("parent", true),
             ("parent!=x", true),
-            ("parent==\"\"", false),
+            ("parent==\"\"", true),
             ("labels.plain", true),
             ("labels.plain==1", true),
             ("labels.\"dotted.key/x\"==\"a b\"", true),
@@ -186,6 +187,12 @@ mod tests {
         ] {
             assert_eq!(matches(&[filter]), expected, "{filter}");
         }
+    }
+
+    /// How containerd looks for a snapshot that stands for the lowest layer of an image.
+    #[test]
+    fn regression_what_has_no_parent_is_found_by_that() {
+        assert!(matches(&["labels.\"dotted.key/x\"==\"a b\",parent==\"\""]));
     }
 
     #[test]

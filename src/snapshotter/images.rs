@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -122,6 +123,7 @@ impl Snapshotter {
             let (target, reference) = (wanted.target.0, wanted.reference);
             log::warn!("{target} is not layer {layers} of {reference}: left to containerd");
             held.end()?;
+            self.images_to_sweep.store(true, Ordering::Relaxed);
             return Ok(None);
         }
         let image = SnapshotImage {

@@ -90,7 +90,9 @@ impl Metadata {
     pub(super) fn open(directory: &Path) -> Result<Metadata> {
         let opened = Database::create(directory.join("metadata.redb"));
         let opened = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => Error::InUse(directory.to_owned()),
+            DatabaseError::DatabaseAlreadyOpen => {
+                Error::InUse(directory.parent().unwrap_or(directory).to_owned())
+            }
             error => database(error),
         })?;
         let metadata = Metadata(opened);

@@ -9,9 +9,9 @@
 //! * for a container or a view, a file system of ours, by way of its mount helper;
 //! * where there is nothing to unite, a bind mount.
 //!
-//! The images of the store take part too: a snapshot can *stand for* the lowest layers of one, see
-//! [`images`](self). containerd then neither fetches nor unpacks them, and containers run from
-//! the index of the chain.
+//! The images of the store take part too: a snapshot can *stand for* the lowest layers of one
+//! (`images`). containerd then neither fetches nor unpacks them, and containers run from the index
+//! of the chain.
 //!
 //! # Invariants
 //! * A call happens whole or not at all: metadata change in one transaction, directories are made
@@ -22,7 +22,7 @@
 //! * A committed snapshot is durable before its name is.
 //!
 //! # Locking
-//! The transactions of [`metadata`] come one after another. Nothing is held between calls but, for
+//! The transactions of `metadata` come one after another. Nothing is held between calls but, for
 //! an image on its way, its own lock.
 
 mod commit;
@@ -41,6 +41,7 @@ pub mod transport;
 mod usage;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 pub use error::{Error, Result};
 pub use images::Remote;
@@ -57,6 +58,8 @@ pub struct Snapshotter {
     store: Store,
     metadata: Metadata,
     images: Images,
+    /// Whether something in the store may have lost the snapshot that kept it.
+    images_to_sweep: AtomicBool,
     /// The store's directory, as options of mounts name it.
     root: String,
 }
@@ -81,6 +84,8 @@ impl Snapshotter {
             metadata: Metadata::open(&directory)?,
             store,
             images: Images::new(settings.remote),
+            // The process before may have been killed before it came to that.
+            images_to_sweep: AtomicBool::new(true),
             root,
         };
         snapshotter.cleanup()?;

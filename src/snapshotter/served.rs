@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -22,6 +23,10 @@ use crate::union::NodeNumber;
 
 /// The program that mounts, looked for in `PATH`.
 const HELPER: &str = "mount.plyfs";
+
+/// How long the server of an image that was unmounted is waited for. If it takes longer, what it
+/// keeps is removed by a later sweep.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Two calls that need an image at once mount it once.
 static MOUNTING: Mutex<()> = Mutex::new(());
@@ -60,15 +65,25 @@ pub(super) fn ensure(store: &Store, number: u64) -> Result<PathBuf> {
     Err(Error::Helper(said.trim().replace('\n', "; ")))
 }
 
-/// Takes the mount of a snapshot's image away, if there is one.
+/// Takes the mount of a snapshot's image away, if there is one, and waits for its server to give the
+/// image up.
 ///
 /// # Errors
-/// [`Error::Mount`].
+/// [`Error::Mount`] or [`Error::Store`].
 pub(super) fn end(store: &Store, number: u64) -> Result<()> {
     let directory = store.snapshot(number).image();
     let _one_at_a_time = MOUNTING.lock();
-    if is_mounted(&directory)? {
-        mount::unmount(&directory, true)?;
+    if !is_mounted(&directory)? {
+        return Ok(());
+    }
+    mount::unmount(&directory, true)?;
+    let place = Some(directory.display().to_string());
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if !store.leases()?.iter().any(|it| it.mount_point == place) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }

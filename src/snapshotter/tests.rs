@@ -1,5 +1,7 @@
 //! What containerd may rely on, call by call. No mount is made here.
 
+mod images;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 //! may block; nothing is decided here.
 
 mod convert;
-pub mod generated;
+mod generated;
 
 use std::io;
 use std::os::unix::net::UnixListener;
