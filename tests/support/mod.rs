@@ -37,6 +37,8 @@ pub enum Need {
     Helper,
     /// A program in `PATH`.
     Program(&'static str),
+    /// A file or directory.
+    File(&'static str),
 }
 
 /// Whether everything in `needs` is there. Says what is not; panics about it where `CI` is set.
@@ -68,6 +70,7 @@ fn is_there(need: &Need) -> bool {
         Need::PlainUser => !is_root() || program("setpriv").is_some(),
         Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
+        Need::File(path) => Path::new(path).exists(),
     }
 }
 
