@@ -699,16 +699,14 @@ mod tests {
     /// The node of such a link has the number of the layer below, but this layer put it there.
     #[test]
     fn regression_a_whiteout_leaves_what_its_own_layer_linked_there_by_another_path() {
-        for upper in [
-            &["lib?/", "lib/x=>a", "usr/", "-usr/x"][..],
-            &["lib?/", "lib/x=>a", "usr!?/"],
-        ] {
-            let lower = ["a=4", "lib->usr", "usr/", "usr/x=9", "usr/y=1"];
+        let lower = ["a=4", "usr/", "usr/d/", "usr/d/x=9", "usr/x=9", "z->usr"];
+        let (whiteout, opaque) = (
+            ["usr?/", "-usr/x", "z?/", "z/x=>a"],
+            ["usr?/", "usr/d!?/", "z?/", "z/d?/", "z/d/x=>a"],
+        );
+        for (upper, expected) in [(&whiteout[..], "usr/x=4x2"), (&opaque, "usr/d/x=4x2")] {
             let found = flat(&[&lower, upper]).unwrap();
-            assert!(
-                found.contains(&"usr/x=4x2".to_owned()),
-                "{upper:?}: {found:?}"
-            );
+            assert!(found.contains(&expected.to_owned()), "{upper:?}: {found:?}");
         }
     }
 
