@@ -92,7 +92,10 @@ mod tests {
         ] {
             assert_eq!(chain(&tried(text, 28)), expected);
         }
-        assert_eq!(plain("a (os error x) b (os error 2), c"), "a (os error x) b, c");
+        assert_eq!(
+            plain("a (os error x) b (os error 2), c"),
+            "a (os error x) b, c"
+        );
     }
 
     #[test]

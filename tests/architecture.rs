@@ -19,7 +19,10 @@ const ROOMS: &[(&str, &str)] = &[
     ("registry", "sys cause oci"),
     ("store", "sys cause oci layer"),
     ("union", "sys whiteout idmap layer"),
-    ("image", "sys cause whiteout oci layer pack registry store union"),
+    (
+        "image",
+        "sys cause whiteout oci layer pack registry store union",
+    ),
     ("overlay", "sys whiteout idmap layer union"),
     ("fuse", "sys layer union overlay"),
     ("mount", EVERYTHING_ABOVE),
