@@ -111,10 +111,10 @@ pub struct MountOptions {
     pub redirect_dir: Option<bool>,
     /// `strict`: what is not understood is an error.
     pub strict: bool,
-    /// `provenance`: show which layer a file came from as an extended attribute.
-    pub provenance: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
+    /// `platform=os/arch[/variant]`: which platform's image, where the store has several.
+    pub platform: Option<OsString>,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -173,6 +173,7 @@ impl MountOptions {
             ("upperdir", Some(value)) => self.upper = Some(path(value).ok_or(wrong(EMPTY))?),
             ("workdir", Some(value)) => self.work = Some(path(value).ok_or(wrong(EMPTY))?),
             ("root", Some(value)) => self.root = Some(path(value).ok_or(wrong(EMPTY))?),
+            ("platform", Some(value)) => self.platform = Some(text(value)),
             ("fsname" | "source", Some(value)) => self.source = Some(text(value)),
             ("context", Some(value)) => self.context = Some(text(value)),
             ("data", Some(value)) => {
@@ -215,7 +216,6 @@ impl MountOptions {
             }
             ("fsync", Some(value)) => self.volatile = !switch(value).ok_or(wrong(SWITCH))?,
             ("noxattrs", value) => self.noxattrs = flag(value).ok_or(wrong(SWITCH))?,
-            ("max_read" | "timeout", Some(_)) => self.warn(option, NO_EFFECT),
             _ if self.switch_on(name, value) || harmless(name, value) => {}
             _ if KNOWN.contains(&name) => self.warn(option, NO_EFFECT),
             _ => self.warn(option, UNKNOWN),
@@ -244,7 +244,6 @@ impl MountOptions {
             "noacl" => (&mut self.noacl, true),
             "userxattr" => (&mut self.userxattr, true),
             "strict" => (&mut self.strict, true),
-            "provenance" => (&mut self.provenance, true),
             _ => return false,
         };
         *field = on;
@@ -266,7 +265,7 @@ const SWITCH: &str = "must be on or off";
 
 /// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
 fn harmless(name: &str, value: Option<&[u8]>) -> bool {
-    const NAMES: [&str; 39] = [
+    const NAMES: [&str; 43] = [
         "auto",
         "noauto",
         "user",
@@ -306,6 +305,11 @@ fn harmless(name: &str, value: Option<&[u8]>) -> bool {
         "subtype",
         "uhelper",
         "helper",
+        // What the kernel's own FUSE mounts show, and the caller of mount(2) passes.
+        "fd",
+        "rootmode",
+        "user_id",
+        "group_id",
     ];
     // fuse-overlayfs writes `threaded=0`, `fast_ino=1` and so on.
     let _ = value;
@@ -313,7 +317,14 @@ fn harmless(name: &str, value: Option<&[u8]>) -> bool {
 }
 
 /// Options that somebody may mean seriously, and that change nothing here.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 21] = [
+    "allow_root",
+    "attr_timeout",
+    "direct_io",
+    "entry_timeout",
+    "max_read",
+    "negative_timeout",
+    "timeout",
     "xino",
     "ino32_t",
     "index",
@@ -551,7 +562,7 @@ mod tests {
             redirect_dir: Some(false),
             noxattrs: true,
             volatile: true,
-            provenance: true,
+            platform: Some("linux/arm64".into()),
             root: Some("/store".into()),
             ..MountOptions::default()
         };
