@@ -38,6 +38,7 @@ fn line(level: Level, pid: u32, text: &str) -> String {
         Level::Debug | Level::Trace => 7,
     };
     let priority = 3 * 8 + severity;
+    let text = text.replace('\n', " ");
     format!("<{priority}>plyfs[{pid}]: {text}")
 }
 
@@ -48,6 +49,6 @@ mod tests {
     #[test]
     fn lines_are_those_of_syslog() {
         assert_eq!(line(Level::Error, 7, "gone"), "<27>plyfs[7]: gone");
-        assert_eq!(line(Level::Info, 7, "x"), "<30>plyfs[7]: x");
+        assert_eq!(line(Level::Info, 7, "x\ny"), "<30>plyfs[7]: x y");
     }
 }
