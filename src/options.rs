@@ -10,6 +10,7 @@
 //! * An option that nobody knows is a warning, or an error with `strict`: runtimes pass options of
 //!   the kernel's overlay on without asking.
 
+mod names;
 mod print;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use crate::idmap::{IdMap, IdRanges};
+use names::{KNOWN, harmless};
 
 /// How contents reach readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,84 +264,6 @@ const EMPTY: &str = "needs a path";
 const NOT_A_NUMBER: &str = "needs a number";
 const RANGES: &str = "must be made of ID:ID:LENGTH";
 const SWITCH: &str = "must be on or off";
-
-/// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
-fn harmless(name: &str, value: Option<&[u8]>) -> bool {
-    const NAMES: [&str; 43] = [
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "nousers",
-        "owner",
-        "noowner",
-        "group",
-        "nogroup",
-        "nofail",
-        "_netdev",
-        "_rnetdev",
-        "async",
-        "sync",
-        "dirsync",
-        "relatime",
-        "norelatime",
-        "nolazytime",
-        "loud",
-        "silent",
-        "quiet",
-        "mand",
-        "nomand",
-        "noiversion",
-        "nonempty",
-        "auto_unmount",
-        "auto_cache",
-        "noauto_cache",
-        "kernel_cache",
-        "big_writes",
-        "fast_ino",
-        "static_nlink",
-        "threaded",
-        "writeback",
-        "comment",
-        "subtype",
-        "uhelper",
-        "helper",
-        // What the kernel's own FUSE mounts show, and the caller of mount(2) passes.
-        "fd",
-        "rootmode",
-        "user_id",
-        "group_id",
-    ];
-    // fuse-overlayfs writes `threaded=0`, `fast_ino=1` and so on.
-    let _ = value;
-    NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
-}
-
-/// Options that somebody may mean seriously, and that change nothing here.
-const KNOWN: [&str; 21] = [
-    "allow_root",
-    "attr_timeout",
-    "direct_io",
-    "entry_timeout",
-    "max_read",
-    "negative_timeout",
-    "timeout",
-    "xino",
-    "ino32_t",
-    "index",
-    "nfs_export",
-    "verity",
-    "uuid",
-    "plugins",
-    "clone_fd",
-    "max_threads",
-    "max_idle_threads",
-    "fscontext",
-    "defcontext",
-    "rootcontext",
-    "lazytime",
-];
 
 /// Cuts a list at its commas, except those that are escaped or quoted.
 fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -125,19 +125,12 @@ impl Failure {
 
     fn of(what: Option<&OsStr>, error: &mount::Error) -> Failure {
         let image = what.unwrap_or_default().display();
-        let hint = match error {
-            mount::Error::Image(error) => match &**error {
-                plyfs::image::Error::NotStored | plyfs::image::Error::NotStoredFor { .. } => {
-                    Some(format!("plyfs pull {image}"))
-                }
-                plyfs::image::Error::Store(plyfs::store::Error::NoStore(_)) => {
-                    let hint = "plyfs pull IMAGE makes a store; -o root=DIR names another";
-                    Some(hint.into())
-                }
-                _ => None,
-            },
-            _ => None,
-        };
+        let hint = error.missing().map(|missing| match missing {
+            mount::Missing::Image => format!("plyfs pull {image}"),
+            mount::Missing::Store => {
+                "plyfs pull IMAGE makes a store; -o root=DIR names another".into()
+            }
+        });
         let status = match error {
             mount::Error::Start(_) => SYSTEM,
             _ => FAILED,

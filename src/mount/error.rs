@@ -109,7 +109,30 @@ impl From<crate::image::Error> for Error {
     }
 }
 
+/// What a pull would bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// There is no store.
+    Store,
+    /// The store does not have the image.
+    Image,
+}
+
 impl Error {
+    /// What is missing, if that is why there is no mount.
+    #[must_use]
+    pub fn missing(&self) -> Option<Missing> {
+        use crate::{image, store};
+        match self {
+            Error::Image(error) => match &**error {
+                image::Error::NotStored | image::Error::NotStoredFor { .. } => Some(Missing::Image),
+                image::Error::Store(store::Error::NoStore(_)) => Some(Missing::Store),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(super) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::System { doing, source }
     }

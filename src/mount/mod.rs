@@ -23,7 +23,7 @@ use std::path::Path;
 
 pub use attach::Target;
 pub use daemon::{serve_detached, serve_foreground};
-pub use error::{Error, Result};
+pub use error::{Error, Missing, Result};
 pub use mountinfo::{KIND, MountEntry, ours as mounts};
 pub use record::{MountRecord, Server, servers};
 pub use syslog::tell_system;
