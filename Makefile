@@ -8,7 +8,7 @@
 #   make conformance   compares mounts of real images with what another tool unpacks
 #   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
 #   make doc           the documentation of the library
-#   make install       into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
+#   make install       what is built, into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
 #   make clean
 #
 # build, check, doc and install need no network (beyond cargo's own) and never call sudo. demo, test, bench
@@ -86,7 +86,14 @@ fuzz:
 doc:
 	$(CARGO) doc --workspace --no-deps
 
-install: build
+# What is built is installed as it is: under sudo there is often no cargo, and its output would be root's.
+target/release/plyfs:
+	$(CARGO) build --release -p plyfs
+
+target/release/mount-plyfs:
+	$(CARGO) build --release -p mount-helper
+
+install: target/release/plyfs target/release/mount-plyfs
 	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
 	install -D -m 755 target/release/mount-plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
 	install -d $(DESTDIR)$(SBINDIR)

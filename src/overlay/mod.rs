@@ -112,6 +112,18 @@ impl Overlay {
         })
     }
 
+    /// Says that everything was received and nothing more will be changed. A volatile overlay can
+    /// then be opened again until the machine is started anew.
+    ///
+    /// # Errors
+    /// What writing to the work directory reports.
+    pub fn shut_down(&self) -> Result<()> {
+        match &self.kind {
+            Kind::ReadOnly(_) => Ok(()),
+            Kind::Writable(engine) => engine.upper.shut_down(),
+        }
+    }
+
     /// Whether anything can be changed.
     #[must_use]
     pub fn is_writable(&self) -> bool {
