@@ -16,7 +16,7 @@ use super::directory::Entry;
 use super::engine::{Engine, check_name, check_new_name};
 use super::node::{Node, ROOT, Stage};
 use super::request::RenameFlags;
-use super::upper::failed;
+use super::upper::{Temporary, failed};
 use crate::layer::FileKind;
 use crate::sys::writable::WritableDir;
 use crate::union::{Error, NodeNumber, Result};
@@ -43,7 +43,7 @@ impl Engine {
     ) -> Result<()> {
         check_name(name)?;
         check_new_name(new_name)?;
-        if flags.whiteout || (flags.exchange && flags.no_replace) {
+        if flags.exchange && (flags.whiteout || flags.no_replace) {
             return Err(Errno::EINVAL.into());
         }
         let (parent, new_parent) = (self.directory(parent)?, self.directory(new_parent)?);
@@ -177,6 +177,10 @@ impl Engine {
             return Ok(true);
         }
         self.share_impurity(from.directory, to.directory)?;
+        let left = match flags.whiteout {
+            true => Some(self.upper.temporary_null_device()?),
+            false => None,
+        };
         let pin = match target {
             Some(target) => {
                 if target.kind == FileKind::Directory {
@@ -208,7 +212,31 @@ impl Engine {
             }
         }
         self.arrived(from, to, source, target_in_base)?;
+        if let Some(left) = left {
+            self.leave(from, left, source_in_base)
+                .map_err(|error| Error {
+                    // What is at both names must be asked for again.
+                    errno: Errno::EIO,
+                    ..error
+                })?;
+        }
         Ok(true)
+    }
+
+    /// Puts what RENAME_WHITEOUT leaves behind at the old name. No one sees the moment between, but
+    /// a crash in it leaves nothing there.
+    fn leave(&self, from: Place<'_>, device: Temporary<'_>, in_base: bool) -> Result<()> {
+        let directory = self.upper.directory(from.directory)?;
+        let ino = device.at().stat();
+        let ino = ino.map_err(failed("reading attributes in the upper"))?.ino;
+        let mut contents = self.contents_mut(from.directory)?;
+        if in_base {
+            device.replace(&directory, from.name)?;
+        } else {
+            device.publish(&directory, from.name)?;
+        }
+        contents.set_object(from.name, ino, 0, in_base);
+        Ok(())
     }
 
     fn exchange_now(
