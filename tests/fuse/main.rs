@@ -11,6 +11,7 @@ mod content;
 mod fixture;
 mod handles;
 mod lifecycle;
+mod peers;
 mod plain;
 mod stack;
 mod writable;
