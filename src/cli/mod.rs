@@ -12,6 +12,7 @@ mod image_inspect;
 mod image_ls;
 mod image_rm;
 mod import;
+mod interrupt;
 mod ls;
 mod mount;
 mod mounts;
@@ -50,7 +51,7 @@ struct Cli {
 #[derive(Args)]
 struct Global {
     /// The store to use
-    #[arg(long, global = true, value_name = "DIR", env = "PLYFS_ROOT")]
+    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Tell more of what happens (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Result;
 use super::failure::Failure;
+use crate::cause;
 
 /// The failure of writing to standard output.
 pub fn failed(error: io::Error) -> Failure {
@@ -158,7 +159,8 @@ impl log::Log for Log {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_lowercase();
-            eprintln!("plyfs: {level}: {}", record.args());
+            let text = cause::plain(&record.args().to_string());
+            eprintln!("plyfs: {level}: {text}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::registry::{Fetched, ManifestName, Source};
 use crate::store::{LeaseKind, LeaseRecord, Record, Store};
 
 use super::receive::{Observer, Receiver};
-use super::{Error, Result, open};
+use super::{Error, Result, find, open};
 
 /// The largest image configuration that is read, in bytes.
 const MAX_CONFIG_SIZE: u64 = 8 << 20;
@@ -90,6 +90,9 @@ pub fn pull(
         observer,
     };
     let config_bytes = receiver.small_blob(&manifest.config, MAX_CONFIG_SIZE)?;
+    if let Some(wanted) = request.platform {
+        find::require_platform(wanted, &ImageConfig::parse(&config_bytes)?)?;
+    }
     let diff_ids = layers_of(manifest, &config_bytes)?;
     record
         .digests
@@ -121,6 +124,7 @@ pub fn pull(
     store.publish(&lock, image)?;
     drop(lock);
     lease.end()?;
+    store.forget_interrupted(&record.image)?;
     Ok(Pulled {
         descriptor,
         manifest: documents.manifest_descriptor,

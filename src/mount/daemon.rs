@@ -7,8 +7,9 @@
 //!
 //! # Signals
 //! The first SIGTERM, SIGINT or SIGHUP detaches the mount; serving goes on until its last open
-//! file is closed. The second breaks that off. A mount that goes away by itself (umount, the end
-//! of its namespace, a mount point that is removed) ends serving without an error.
+//! file is closed. The second breaks that off, but not the same one within a moment: some callers
+//! send it twice. A mount that goes away by itself (umount, the end of its namespace, a mount point
+//! that is removed) ends serving without an error.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
@@ -32,6 +34,9 @@ use crate::union::Union;
 
 const READY: u8 = b'r';
 const FAILED: u8 = b'f';
+
+/// Signals of one kind that follow each other faster were sent by one cause.
+const ONE_SIGNAL: Duration = Duration::from_millis(100);
 
 /// Serves in a daemon, and returns when the mount is there and answers.
 ///
@@ -195,21 +200,24 @@ fn watch(
     own: Option<MountIdentity>,
     server: Server,
 ) -> Result<()> {
-    let mut signalled = false;
+    let mut signalled: Option<(u32, Instant)> = None;
     while let Some(signal) = signals
         .wait(ended)
         .map_err(Error::system("cannot wait for signals"))?
     {
-        if signalled {
-            return Err(Error::BrokenOff);
+        match signalled {
+            // timeout(1) sends its signal to the process, and to its group.
+            Some((first, at)) if first == signal && at.elapsed() < ONE_SIGNAL => continue,
+            Some(_) => return Err(Error::BrokenOff),
+            None => {}
         }
         log::info!("signal {signal}: detaching the mount");
-        signalled = true;
         if own.is_none() {
             // Whoever made the mount takes it away.
             return Ok(());
         }
         detach(own);
+        signalled = Some((signal, Instant::now()));
     }
     let result = match server.join() {
         Ok(result) => result.map_err(Error::system("serving the mount broke off")),

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::writable::{self, Readers};
 use super::{Ready, Serving, Target};
+use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
@@ -64,7 +66,11 @@ pub fn serving_container(
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;
     if discards {
-        let discard = move || own.remove_container(container).map_err(io::Error::other);
+        let discard = move || {
+            own.remove_container(container).map_err(io::Error::other)?;
+            tidy(&own);
+            Ok(())
+        };
         serving.on_end = Some(Box::new(discard));
     } else {
         serving.hold = Some(Box::new((serving.hold.take(), container)));
@@ -93,6 +99,7 @@ fn serving_found(
             found.manifest_descriptor.digest,
         ],
     };
+    tidy(&store);
     let lease = store.lease(&record).map_err(image::Error::from)?;
     // From here on it stays; before, it may have been removed.
     let needed = found.record.descriptor.digest;
@@ -108,6 +115,7 @@ fn serving_found(
         return Err(image::Error::NotStored.into());
     }
     let union = image::open(&store, found)?;
+    let own = Store::open(store.root()).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
@@ -119,8 +127,20 @@ fn serving_found(
     let overlay = writable::overlay(union, &options, readers)?;
     let mut serving = Serving::new(overlay, OsString::from(name), target, options);
     serving.hold = Some(Box::new(hold));
+    // An image that was removed while it was mounted goes now.
+    serving.on_end = Some(Box::new(move || {
+        tidy(&own);
+        Ok(())
+    }));
     serving.on_ready = Some(Box::new(on_ready));
     Ok(serving)
+}
+
+/// Removes what ended processes left; a mount does not need that.
+fn tidy(store: &Store) {
+    if let Err(error) = store.tidy(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
 }
 
 fn mount_point(target: &Target) -> Option<String> {
