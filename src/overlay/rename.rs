@@ -16,9 +16,8 @@ use super::directory::Entry;
 use super::engine::{Engine, check_name, check_new_name};
 use super::node::{Node, ROOT, Stage};
 use super::request::RenameFlags;
-use super::upper::{Temporary, failed};
+use super::upper::failed;
 use crate::layer::FileKind;
-use crate::sys::writable::WritableDir;
 use crate::union::{Error, NodeNumber, Result};
 
 /// A name in a directory.
@@ -223,22 +222,6 @@ impl Engine {
         Ok(true)
     }
 
-    /// Puts what RENAME_WHITEOUT leaves behind at the old name. No one sees the moment between, but
-    /// a crash in it leaves nothing there.
-    fn leave(&self, from: Place<'_>, device: Temporary<'_>, in_base: bool) -> Result<()> {
-        let directory = self.upper.directory(from.directory)?;
-        let ino = device.at().stat();
-        let ino = ino.map_err(failed("reading attributes in the upper"))?.ino;
-        let mut contents = self.contents_mut(from.directory)?;
-        if in_base {
-            device.replace(&directory, from.name)?;
-        } else {
-            device.publish(&directory, from.name)?;
-        }
-        contents.set_object(from.name, ino, 0, in_base);
-        Ok(())
-    }
-
     fn exchange_now(
         &self,
         from: Place<'_>,
@@ -429,39 +412,5 @@ impl Engine {
             }
             result => result.map_err(doing),
         }
-    }
-
-    /// The same where the file system cannot leave a whiteout behind by itself.
-    fn move_by_hand(
-        &self,
-        from: Place<'_>,
-        to: Place<'_>,
-        (old, new): (&WritableDir, &WritableDir),
-        at_target: Option<bool>,
-    ) -> Result<()> {
-        let doing = failed("renaming in the upper");
-        let exchange = || old.rename(from.name, new, to.name, libc::RENAME_EXCHANGE);
-        if at_target == Some(false) {
-            let (whiteout, by_attribute) = self.upper.temporary_whiteout()?;
-            self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
-            exchange().map_err(&doing)?;
-            // What was replaced lies at the old name now.
-            return whiteout.exchange(old, from.name);
-        }
-        if at_target.is_none() {
-            let by_attribute = self.upper.make_whiteout(new, to.name)?;
-            self.mark_whiteouts(new, &mut *self.contents_mut(to.directory)?, by_attribute)?;
-        }
-        let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
-        self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
-        if let Err(error) = exchange() {
-            if at_target.is_none()
-                && let Err(error) = new.unlink(to.name)
-            {
-                log::warn!("cannot remove a whiteout that hides nothing: {error}");
-            }
-            return Err(doing(error));
-        }
-        Ok(())
     }
 }
