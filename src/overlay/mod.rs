@@ -46,6 +46,7 @@ mod publish;
 mod query;
 mod remove;
 mod rename;
+mod rename_leave;
 mod request;
 mod set_attributes;
 mod upper;

@@ -505,10 +505,6 @@ fn odd_names_kinds_and_times() {
     let device = |name: &[u8], kind, device| {
         overlay.make_node(NodeNumber::ROOT, name, kind, 0o600, device, &ROOT_CALLER)
     };
-    assert_eq!(
-        errno(device(b"w", FileKind::CharDevice, (0, 0))).map(drop),
-        Err(Errno::EPERM)
-    );
     let made = device(b"null", FileKind::CharDevice, (1, 3)).expect("a device");
     assert_eq!((made.device, made.kind), ((1, 3), FileKind::CharDevice));
     device(b"sock", FileKind::Socket, (0, 0)).expect("a socket");
@@ -700,4 +696,45 @@ fn a_plain_user_has_all_owners_and_kinds() {
     };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn what_is_made_has_its_owner_wherever_he_may_write() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["d open", "d closed"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.chmod("open", 0o1777).expect("a mode");
+    for directory in ["open", "closed"] {
+        let owner = |name: &str| {
+            let path = format!("{directory}/{name}");
+            paths.create_as(&path, 1234).expect("a file");
+            let found = paths.stat(&path).expect("attributes");
+            assert_eq!(found.uid, 1234, "{path}");
+            (found.gid, found.permissions)
+        };
+        assert_eq!(owner("first"), (1234, 0o644));
+        // What the directory gives is asked for again when that may have changed.
+        let change = SetAttributes {
+            gid: Some(50),
+            permissions: Some(0o2777),
+            ..SetAttributes::default()
+        };
+        paths.set(directory, &change).expect("a group");
+        assert_eq!(owner("second"), (50, 0o644));
+        let mut acl = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions) in [(1u16, 6u16), (4, 0), (0x20, 0)] {
+            acl.extend(tag.to_le_bytes());
+            acl.extend(permissions.to_le_bytes());
+            acl.extend(u32::MAX.to_le_bytes());
+        }
+        match paths.set_xattr(directory, "system.posix_acl_default", &acl) {
+            Ok(()) => assert_eq!(owner("third"), (50, 0o600)),
+            Err(error) => println!("SKIP: no ACLs here: {error}"),
+        }
+    }
+    let made = std::fs::File::create(lab.layers[0].join("by-this-thread")).expect("a file");
+    assert_eq!(made.metadata().expect("attributes").uid(), 0);
 }

@@ -12,6 +12,7 @@ mod fixture;
 mod handles;
 mod lifecycle;
 mod mounting;
+mod peers;
 mod plain;
 mod programs;
 mod stack;

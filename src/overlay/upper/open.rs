@@ -83,7 +83,10 @@ impl Upper {
             volatile: options.volatile,
             metacopy_redirect: options.metacopy_redirect && !options.override_stat,
             identity,
-            has_umask: has_umask(),
+            own_ids: (
+                nix::unistd::geteuid().as_raw(),
+                nix::unistd::getegid().as_raw(),
+            ),
             next_name: AtomicU64::new(0),
             no_unnamed_files: AtomicBool::new(false),
             whiteout: Mutex::default(),
@@ -250,12 +253,4 @@ fn probe_namespace(work: &WritableDir) -> Result<Namespace> {
     };
     work.remove_directory(PROBE).map_err(failed(doing))?;
     result.map_err(failed(doing))
-}
-
-fn has_umask() -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        return true;
-    };
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    umask.is_none_or(|umask| umask.trim() != "0000")
 }
