@@ -172,9 +172,21 @@ impl Engine {
         let mut has_data = false;
         let upper = &self.upper;
         let permissions = wish.owner(node.kind, &base).permissions;
+        let may_be_metacopy = node.kind == FileKind::Regular
+            && want == Want::Attributes
+            && upper.metacopy_redirect
+            && base.size > 0;
+        let mut redirect = None;
+        if may_be_metacopy && node.linked_in_base {
+            let _still = self.still();
+            // The name by which it was known may be gone, and another one not looked up again.
+            if node.state.read().place.is_some() {
+                redirect = Some(self.base_path_of(node)?);
+            }
+        }
         let temporary = match node.kind {
             FileKind::Regular
-                if want == Want::Attributes && upper.metacopy_redirect && base.size > 0 =>
+                if may_be_metacopy && (redirect.is_some() || !node.linked_in_base) =>
             {
                 stage = Stage::Metacopy;
                 let copy = upper.temporary_file_for(permissions)?;
@@ -204,9 +216,7 @@ impl Engine {
             let marks = temporary.at();
             let names = &upper.names;
             marks.set_xattr(&names.metacopy, b"", 0).map_err(&doing)?;
-            if node.linked_in_base {
-                let _still = self.still();
-                let path = self.base_path_of(node)?;
+            if let Some(path) = redirect {
                 marks.set_xattr(&names.redirect, &path, 0).map_err(&doing)?;
             }
         }

@@ -738,3 +738,72 @@ fn what_is_made_has_its_owner_wherever_he_may_write() {
     let made = std::fs::File::create(lab.layers[0].join("by-this-thread")).expect("a file");
     assert_eq!(made.metadata().expect("attributes").uid(), 0);
 }
+
+#[test]
+fn regression_a_link_is_changed_after_the_name_it_was_known_by_has_gone() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a text", "h b a"]]);
+    let overlay = lab.open();
+    let find = |name: &[u8]| {
+        let found = overlay.lookup(NodeNumber::ROOT, name).expect("an answer");
+        found.expect("a file")
+    };
+    let (first, second) = (find(b"a"), find(b"b"));
+    assert_eq!(first.node, second.node);
+    overlay.unlink(NodeNumber::ROOT, b"a").expect("it goes");
+    // The other name is known, and is not looked up again.
+    let change = SetAttributes {
+        uid: Some(5),
+        ..SetAttributes::default()
+    };
+    let changed = overlay.set_attributes(second.node, &change);
+    let changed = changed.expect("another owner");
+    assert_eq!((changed.uid, changed.nlink, changed.size), (5, 1, 4));
+    overlay.forget(first.node, 2);
+    let paths = Paths(&overlay);
+    assert_eq!(paths.read("b").expect("its content"), b"text");
+    assert_eq!(paths.stat("b").expect("a file").uid, 5);
+}
+
+/// While a name goes and another object gets it, what is asked of the first is never answered of
+/// the second, and what has other names keeps being there.
+#[test]
+fn regression_a_node_is_not_taken_for_what_gets_its_name() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["d names"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.create("names/other", b"").expect("a file");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..1000 {
+                paths.link("names/other", "name").expect("a link");
+                paths.unlink("name").expect("it goes");
+                paths.mkdir("name", 0o755).expect("a directory");
+                paths.rmdir("name").expect("it goes");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let there = paths.stat("names/other").map(|found| found.kind);
+            assert_eq!(errno(there), Ok(FileKind::Regular));
+            let Some(found) = overlay
+                .lookup(NodeNumber::ROOT, b"name")
+                .expect("an answer")
+            else {
+                continue;
+            };
+            for _ in 0..10 {
+                if let Ok(now) = overlay.attributes(found.node) {
+                    assert_eq!(now.kind, found.kind);
+                }
+            }
+            overlay.forget(found.node, 1);
+        }
+    });
+}
