@@ -10,6 +10,7 @@
 #[allow(unsafe_code)]
 pub mod sys;
 
+pub mod cause;
 pub mod idmap;
 pub mod layer;
 pub mod oci;

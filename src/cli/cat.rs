@@ -5,9 +5,10 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::failure::Failure;
+use super::failure::{Failure, each};
 use super::path::ImagePath;
 use super::{Global, Result, output};
+use crate::layer::FileKind;
 use crate::oci::Platform;
 
 /// Print files of an image, without mounting it
@@ -28,10 +29,22 @@ impl Cat {
     pub fn run(self, global: &Global) -> Result<()> {
         let mut buffer = vec![0; 256 << 10];
         let mut out = std::io::stdout().lock();
-        for file in &self.files {
+        each(&self.files, |file| {
             let path = ImagePath::parse(file)?;
             let cannot = format!("cannot print {}", path.display());
-            let (union, attributes) = path.open(global, self.platform.as_ref(), "print", true)?;
+            let (union, attributes) = path.open(global, self.platform.as_ref(), "cat", true)?;
+            match attributes.kind {
+                FileKind::Regular => {}
+                FileKind::Directory => {
+                    return Err(Failure::plain(format!("{cannot}: it is a directory"))
+                        .or_hint(format!("plyfs ls {}", path.display())));
+                }
+                _ => {
+                    return Err(Failure::plain(format!(
+                        "{cannot}: it is not a regular file"
+                    )));
+                }
+            }
             let content = union
                 .open(attributes.node)
                 .map_err(|error| Failure::new(&cannot, error))?;
@@ -43,7 +56,7 @@ impl Cat {
                 out.write_all(&buffer[..count]).map_err(output::failed)?;
                 at += count as u64;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

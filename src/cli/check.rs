@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
-use crate::image;
-use crate::store::ObjectKind;
+use crate::store::{ObjectKind, Rebuilt};
+use crate::{cause, image};
 
 /// Verify everything in the store against its digests
 ///
@@ -24,7 +25,8 @@ pub struct Check {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Remove what is damaged, so that the next pull of its image fetches just that again
+    /// Remove what is damaged, so that the next pull of its image fetches just that again, and what
+    /// no image needs; make a damaged list of images again
     #[arg(long)]
     repair: bool,
 }
@@ -32,12 +34,25 @@ pub struct Check {
 impl Check {
     pub fn run(self, global: &Global) -> Result<ExitCode> {
         let store = environment::open_store(global)?;
+        if self.repair
+            && let Some(rebuilt) = store
+                .rebuild_index()
+                .map_err(|error| Failure::new("cannot make the list of images again", error))?
+        {
+            tell(&rebuilt);
+        }
         let count = Cell::new(0_u64);
         let damages = image::check(&store, &|_| count.set(count.get() + 1))
             .map_err(|error| Failure::new("cannot check the store", error))?;
         if self.repair {
             image::discard(&store, &damages)
                 .map_err(|error| Failure::new("cannot remove what is damaged", error))?;
+            store
+                .drop_interrupted()
+                .and_then(|()| store.sweep(SystemTime::now()).map(drop))
+                .map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
+        } else if let Err(error) = store.tidy(SystemTime::now()) {
+            log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
         if self.json {
             let damaged: Vec<_> = damages
@@ -78,6 +93,20 @@ impl Check {
         } else {
             ExitCode::FAILURE
         })
+    }
+}
+
+/// Tells what became of a list of images that was damaged.
+fn tell(rebuilt: &Rebuilt) {
+    let nameless = rebuilt.records.iter().filter(|r| r.reference.is_none());
+    let nameless = nameless.count();
+    let images = rebuilt.records.len();
+    let aside = rebuilt.damaged.as_ref().map_or_else(String::new, |path| {
+        format!("; what was damaged is {} now", path.display())
+    });
+    log::warn!("index.json was made again: {images} images, {nameless} of them nameless{aside}");
+    if nameless > 0 {
+        log::warn!("plyfs pull NAME gives an image its name again, and fetches nothing twice");
     }
 }
 

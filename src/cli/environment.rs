@@ -2,16 +2,24 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::failure::Failure;
 use super::{Global, Result};
+use crate::cause;
 use crate::registry::{AuthFiles, Proxies, Settings};
 use crate::store::Store;
 
 /// The directory of the store.
 pub fn store_root(global: &Global) -> Result<PathBuf> {
     if let Some(root) = &global.root {
+        if root.as_os_str().is_empty() {
+            return Err(Failure::usage("--root names no directory"));
+        }
         return Ok(root.clone());
+    }
+    if let Some(root) = env::var_os("PLYFS_ROOT").filter(|root| !root.is_empty()) {
+        return Ok(PathBuf::from(root));
     }
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/plyfs"));
@@ -21,6 +29,11 @@ pub fn store_root(global: &Global) -> Result<PathBuf> {
         .ok_or_else(|| {
             Failure::usage("neither HOME nor XDG_DATA_HOME is set").or_hint("--root DIR")
         })
+}
+
+/// Whether the store is where nobody said that it should be.
+pub fn is_default_root(global: &Global) -> bool {
+    global.root.is_none() && env::var_os("PLYFS_ROOT").is_none_or(|root| root.is_empty())
 }
 
 /// The store, which must exist.
@@ -33,6 +46,16 @@ pub fn open_store(global: &Global) -> Result<Store> {
 pub fn create_store(global: &Global) -> Result<Store> {
     let root = store_root(global)?;
     Store::create(&root).map_err(|error| Failure::new("cannot open the store", error))
+}
+
+/// The store, made if there is none, without what ended processes left in it.
+pub fn create_tidy_store(global: &Global) -> Result<Store> {
+    let store = create_store(global)?;
+    // What is damaged or full is told by what follows, if it needs that.
+    if let Err(error) = store.tidy(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
+    Ok(store)
 }
 
 /// A directory that the XDG specification names, by its variable or its place below home.

@@ -1,9 +1,13 @@
 //! What a verb ends with when it fails, and how people see it.
 
+use std::error::Error;
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{image, registry, store};
+use super::Result;
+use crate::oci::ParseError;
+use crate::{cause, image, mount, registry, store};
 
 /// A failure: what was tried, why it failed, what could help.
 #[derive(Debug)]
@@ -13,6 +17,8 @@ pub struct Failure {
     code: u8,
     /// The reader of our output went away, which is no failure.
     broken_pipe: bool,
+    /// It was printed already.
+    told: bool,
 }
 
 impl Failure {
@@ -20,12 +26,14 @@ impl Failure {
     pub fn new(tried: impl Display, cause: impl Into<anyhow::Error>) -> Failure {
         let cause = cause.into();
         let hint = hint(&cause);
+        let code = if is_usage(&cause) { 2 } else { 1 };
         let error = cause.context(tried.to_string());
         Failure {
             error,
             hint,
-            code: 1,
+            code,
             broken_pipe: false,
+            told: false,
         }
     }
 
@@ -37,6 +45,7 @@ impl Failure {
             hint: None,
             code: 1,
             broken_pipe: false,
+            told: false,
         }
     }
 
@@ -63,12 +72,28 @@ impl Failure {
         self
     }
 
+    /// The same with this hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Display) -> Failure {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
     /// The failure of something with an image that people call `name`.
-    pub fn of_image(tried: &str, name: &str, cause: image::Error) -> Failure {
+    pub fn of_image(verb: &str, name: &str, cause: image::Error) -> Failure {
+        let tried = match verb {
+            "ls" => "list",
+            "cat" => "print",
+            "image inspect" => "inspect",
+            verb => verb,
+        };
         let hint = match &cause {
             image::Error::NotStored | image::Error::NotStoredFor { .. } => {
                 Some(format!("plyfs pull {name}"))
             }
+            image::Error::Misspelt { closest } => closest.first().map(|closest| {
+                format!("plyfs {verb} {closest}, if that was meant, or else plyfs pull {name}")
+            }),
             _ => None,
         };
         let failure = Failure::new(format!("cannot {tried} {name}"), cause);
@@ -80,38 +105,106 @@ impl Failure {
 
     /// Prints the failure and gives the exit code.
     pub fn report(self) -> ExitCode {
-        if self.broken_pipe {
-            return ExitCode::SUCCESS;
-        }
-        let mut parts: Vec<String> = Vec::new();
-        for cause in self.error.chain() {
-            let text = cause.to_string();
-            // Some libraries repeat their cause in their own message.
-            if !parts.last().is_some_and(|last| last.ends_with(&text)) {
-                parts.push(text);
-            }
-        }
-        eprintln!("plyfs: {}", parts.join(": "));
-        if let Some(hint) = self.hint {
-            eprintln!("hint: {hint}");
-        }
+        self.print();
         ExitCode::from(self.code)
     }
+
+    fn print(&self) {
+        if self.told || self.broken_pipe {
+            return;
+        }
+        eprintln!("plyfs: {}", cause::chain(self.error.as_ref()));
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+/// Does `act` for each of several arguments, also after one that failed.
+///
+/// # Errors
+/// The failure of the only argument; of several, one that was printed already. When nobody reads
+/// the output any more, that ends it.
+pub fn each<T>(items: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<()> {
+    if let [item] = items {
+        return act(item);
+    }
+    let mut failed: Option<Failure> = None;
+    for item in items {
+        match act(item) {
+            Ok(()) => {}
+            Err(failure) if failure.broken_pipe => return Err(failure),
+            Err(mut failure) => {
+                failure.print();
+                failure.told = true;
+                failed.get_or_insert(failure);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The error that others stand for, which say nothing themselves and so are not in its chain.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let inner: &'a (dyn Error + 'static) = match (
+        error.downcast_ref(),
+        error.downcast_ref(),
+        error.downcast_ref(),
+    ) {
+        (Some(mount::Error::Image(inner)), _, _) => inner.as_ref(),
+        (_, Some(image::Error::Store(inner)), _) => inner,
+        (_, Some(image::Error::Source(inner)), _) => inner,
+        (_, Some(image::Error::Document(inner)), _)
+        | (_, _, Some(registry::Error::Document(inner))) => inner,
+        _ => return error,
+    };
+    innermost(inner)
+}
+
+/// Whether an argument was wrong: the name of an image that cannot be one.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            innermost(cause).downcast_ref(),
+            Some(ParseError::Reference { .. })
+        )
+    })
+}
+
+const REBUILD: &str = "plyfs check --repair makes it again from the images that are stored";
+const FULL_DISK: &str = "plyfs image rm IMAGE frees space, and plyfs check --repair what \
+    interrupted pulls hold; a pull goes on where it stopped";
+
+fn is_list(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "index.json")
 }
 
 /// What could help against errors whose cure does not depend on the verb.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    for cause in error.chain() {
-        if let Some(store::Error::Io { source, path, .. }) = cause.downcast_ref() {
+    if cause::is_full_disk(error.as_ref()) {
+        return Some(FULL_DISK.to_owned());
+    }
+    for cause in error.chain().map(innermost) {
+        if let Some(store::Error::Io {
+            source,
+            path,
+            doing,
+        }) = cause.downcast_ref()
+        {
             match source.kind() {
                 std::io::ErrorKind::PermissionDenied => {
                     return Some("choose a store of your own with --root DIR".to_owned());
                 }
-                std::io::ErrorKind::StorageFull => {
-                    return Some(format!("free some space where {} lies", path.display()));
+                std::io::ErrorKind::NotFound if *doing == "reading" && is_list(path) => {
+                    return Some(REBUILD.to_owned());
                 }
                 _ => {}
             }
+        }
+        if let Some(store::Error::Json { path, .. }) = cause.downcast_ref()
+            && is_list(path)
+        {
+            return Some(REBUILD.to_owned());
         }
         if let Some(store::Error::NoStore(_)) = cause.downcast_ref() {
             return Some("plyfs pull IMAGE makes one; --root DIR names another".to_owned());
@@ -120,6 +213,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             cause.downcast_ref()
         {
             return Some("plyfs check tells what is damaged; pull the image again".to_owned());
+        }
+        if let Some(registry::Error::SeveralImages { .. }) = cause.downcast_ref() {
+            return Some("choose one with :NAME or @DIGEST behind the path".to_owned());
         }
         if let Some(registry::Error::Unauthorized { registry, .. }) = cause.downcast_ref() {
             return Some(format!(

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::failure::{Failure, each};
 use super::{Global, Result, environment, output};
 use crate::image::{self, Summary};
 use crate::oci::{Platform, Reference};
@@ -30,12 +30,16 @@ impl ImageInspect {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
         let mut described = Vec::new();
-        for name in &self.images {
+        let found = each(&self.images, |name| {
             let value = describe(&store, name, self.platform.as_ref())
-                .map_err(|error| Failure::of_image("inspect", name, error))?;
+                .map_err(|error| Failure::of_image("image inspect", name, error))?;
             described.push(value);
+            Ok(())
+        });
+        if !described.is_empty() || found.is_ok() {
+            output::json(&described)?;
         }
-        output::json(&described)
+        found
     }
 }
 

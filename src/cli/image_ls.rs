@@ -1,5 +1,6 @@
 //! `plyfs image ls`
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
@@ -9,7 +10,7 @@ use super::failure::Failure;
 use super::{Global, Result, environment, output};
 use crate::image::{self, Row};
 use crate::oci::Reference;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// List the images of the store
 #[derive(Args)]
@@ -64,8 +65,15 @@ const NONE: &str = "<none>";
 impl ImageLs {
     pub fn run(self, global: &Global) -> Result<()> {
         // An ordinary first look: no store holds no image.
-        let rows = match Store::open(&environment::store_root(global)?) {
-            Err(crate::store::Error::NoStore(_)) => Vec::new(),
+        let root = environment::store_root(global)?;
+        let expected = || {
+            let parent = root
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            environment::is_default_root(global) || parent.is_none_or(Path::is_dir)
+        };
+        let rows = match Store::open(&root) {
+            Err(store::Error::NoStore(_)) if expected() => Vec::new(),
             Err(error) => return Err(Failure::new("cannot list the images", error)),
             Ok(store) => image::list(&store)
                 .map_err(|error| Failure::new("cannot list the images", error))?,

@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::failure::Failure;
+use super::failure::{Failure, each};
 use super::{Global, Result, environment, output};
+use crate::cause;
 use crate::image::{self, RemoveRequest};
 use crate::store::ObjectKind;
 
@@ -30,7 +31,7 @@ pub struct ImageRm {
 impl ImageRm {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
-        for name in &self.images {
+        each(&self.images, |name| {
             let request = RemoveRequest {
                 name,
                 force: self.force,
@@ -46,15 +47,16 @@ impl ImageRm {
             let swept = match removed.swept {
                 Ok(swept) => swept,
                 Err(error) => {
-                    log::warn!("nothing could be collected: {error} (plyfs check tells more)");
-                    continue;
+                    let why = cause::chain(&error);
+                    log::warn!("nothing could be collected: {why} (plyfs check tells more)");
+                    return Ok(());
                 }
             };
             for object in swept.objects.iter().filter(|o| o.kind == ObjectKind::Layer) {
                 output::line(&format!("Deleted: {}", object.digest))?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -69,7 +71,9 @@ fn failure(name: &str, error: image::Error) -> Failure {
         image::Error::SeveralNames { .. } => {
             Some("remove them one by one, or all with --force".to_owned())
         }
-        image::Error::NotStored => Some("plyfs image ls lists what is".to_owned()),
+        image::Error::NotStored | image::Error::Misspelt { .. } => {
+            Some("plyfs image ls lists what is".to_owned())
+        }
         _ => None,
     };
     let failure = Failure::new(format!("cannot remove {name}"), error);

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, environment, output, progress};
 use crate::image::{self, ImportRequest, ImportSource};
 use crate::oci::{Config, Platform, Reference};
 use crate::pack::{Limits, Skipped};
@@ -40,40 +42,87 @@ impl Import {
     pub fn run(self, global: &Global) -> Result<()> {
         let shown = self.source.to_string_lossy().into_owned();
         let cannot = format!("cannot import {shown}");
-        let store = environment::create_store(global)?;
-        let path = Path::new(&self.source);
-        let source = if self.source == "-" {
-            ImportSource::Archive(Box::new(std::io::stdin()))
-        } else {
-            let file = File::open(path).map_err(|error| Failure::new(&cannot, error))?;
-            let metadata = file
-                .metadata()
-                .map_err(|error| Failure::new(&cannot, error))?;
-            if metadata.is_dir() {
-                ImportSource::Directory(path)
-            } else {
-                ImportSource::Archive(Box::new(file))
-            }
-        };
+        if let Some(name) = self.name.as_ref().filter(|name| name.digest().is_some()) {
+            return Err(Failure::usage(format!(
+                "{cannot}: {} has a digest, which only the result could have",
+                name.familiar()
+            ))
+            .or_hint("plyfs import SOURCE NAME:TAG"));
+        }
+        let (source, size) = self.open(&cannot)?;
+        let store = environment::create_tidy_store(global)?;
+        let bar = progress::Bar::new("Importing", size);
+        let told = |done| bar.set(done);
         let created = output::rfc3339(output::creation_time()?);
         let request = ImportRequest {
             source,
             described: &shown,
             name: self.name.as_ref(),
-            platform: self.platform.unwrap_or_else(Platform::host),
+            platform: self.platform.clone().unwrap_or_else(Platform::host),
             config: Config::default(),
             created: &created,
             message: self.message.as_deref(),
             limits: &Limits::default(),
+            told: &told,
         };
-        let imported =
-            image::import(&store, request).map_err(|error| Failure::new(&cannot, error))?;
+        let imported = image::import(&store, request);
+        bar.finish();
+        let imported = imported.map_err(|error| {
+            let saved = match &error {
+                image::Error::SavedImage(kind) => Some(*kind),
+                _ => None,
+            };
+            let failure = Failure::new(&cannot, error);
+            match saved {
+                Some(kind) if self.source == "-" => {
+                    failure.or_hint(format!("keep it in a FILE, and plyfs pull {kind}:FILE"))
+                }
+                Some(kind) => failure.or_hint(format!("plyfs pull {kind}:{shown}")),
+                None => failure,
+            }
+        })?;
         for skipped in &imported.skipped {
             match skipped {
                 Skipped::Socket(path) => log::warn!("left out {path}: it is a socket"),
                 Skipped::Excluded(path) => log::warn!("left out {path}: it is the store"),
             }
         }
-        output::line(&imported.id.to_string())
+        output::line(&imported.id.to_string())?;
+        if let Some(name) = &self.name
+            && std::io::stderr().is_terminal()
+        {
+            eprintln!("Stored as {}", name.familiar());
+        }
+        Ok(())
+    }
+
+    /// Opens the source; with its size in bytes where that is known.
+    fn open(&self, cannot: &str) -> Result<(ImportSource<'_>, Option<u64>)> {
+        if self.source == "-" {
+            if std::io::stdin().is_terminal() {
+                return Err(Failure::usage(format!(
+                    "{cannot}: standard input is a terminal, not an archive"
+                )));
+            }
+            return Ok((ImportSource::Archive(Box::new(std::io::stdin())), None));
+        }
+        let path = Path::new(&self.source);
+        let failed = |error| Failure::new(cannot, error);
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if kind.is_dir() {
+            return Ok((ImportSource::Directory(path), None));
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return Err(
+                Failure::plain(format!("{cannot}: it is a device")).or_hint(format!(
+                    "plyfs import - < {} reads it all the same",
+                    path.display()
+                )),
+            );
+        }
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let size = metadata.is_file().then_some(metadata.len());
+        Ok((ImportSource::Archive(Box::new(file)), size))
     }
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::failure::{Failure, each};
 use super::path::ImagePath;
 use super::{Global, Result, output};
 use crate::layer::FileKind;
@@ -65,11 +65,11 @@ impl Ls {
     pub fn run(self, global: &Global) -> Result<()> {
         let mut out = BufWriter::new(std::io::stdout().lock());
         let several = self.paths.len() > 1;
-        for path in &self.paths {
+        let listed = each(&self.paths, |path| {
             let path = ImagePath::parse(path)?;
             // As ls does: a link that is named is shown with -l and followed without.
             let follow = !self.long || path.path.ends_with(b"/");
-            let (union, attributes) = path.open(global, self.platform.as_ref(), "list", follow)?;
+            let (union, attributes) = path.open(global, self.platform.as_ref(), "ls", follow)?;
             let listing = Listing {
                 verb: &self,
                 union: &union,
@@ -80,8 +80,10 @@ impl Ls {
             } else {
                 listing.items(&mut out, b"", vec![(path.path.clone(), attributes)])?;
             }
-        }
-        out.flush().map_err(output::failed)
+            Ok(())
+        });
+        let flushed = out.flush().map_err(output::failed);
+        listed.and(flushed)
     }
 }
 

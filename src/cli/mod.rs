@@ -12,6 +12,7 @@ mod image_inspect;
 mod image_ls;
 mod image_rm;
 mod import;
+mod interrupt;
 mod ls;
 mod mount;
 mod mounts;
@@ -53,7 +54,7 @@ struct Cli {
 #[derive(Args)]
 struct Global {
     /// The store to use
-    #[arg(long, global = true, value_name = "DIR", env = "PLYFS_ROOT")]
+    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Tell more of what happens (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -125,8 +126,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Pull(verb) | Verb::Image(ImageVerb::Pull(verb)) => verb.run(global)?,
         Verb::Import(verb) | Verb::Image(ImageVerb::Import(verb)) => verb.run(global)?,
         Verb::Mount(verb) => verb.run(global)?,
-        Verb::Umount(verb) => verb.run(global)?,
-        Verb::Mounts(verb) => verb.run(global)?,
+        Verb::Umount(verb) => verb.run()?,
+        Verb::Mounts(verb) => verb.run()?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,
         #[cfg(feature = "snapshotter")]

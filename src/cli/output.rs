@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Result;
 use super::failure::Failure;
+use crate::cause;
 
 /// The failure of writing to standard output.
 pub fn failed(error: io::Error) -> Failure {
@@ -157,8 +158,11 @@ impl log::Log for Log {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let level = record.level().as_str().to_lowercase();
-            eprintln!("plyfs: {level}: {}", record.args());
+            let text = cause::plain(&record.args().to_string());
+            if !crate::mount::tell_system(record.level(), &text) {
+                let level = record.level().as_str().to_lowercase();
+                eprintln!("plyfs: {level}: {text}");
+            }
         }
     }
 

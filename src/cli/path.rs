@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::{Global, Result, environment};
 use crate::image;
 use crate::oci::Platform;
+use crate::store::Store;
 use crate::union::{Attributes, Union};
 
 /// A path in an image.
@@ -38,20 +39,40 @@ impl ImagePath {
         format!("{}:{}", self.image, self.path.escape_ascii())
     }
 
+    /// What was meant by `debian/etc` or `debian:etc`, where `debian` is stored.
+    fn meant(&self, store: &Store) -> Option<String> {
+        if self.path != b"/" {
+            return None;
+        }
+        let separators = self.image.match_indices(['/', ':']);
+        separators
+            .filter(|(at, _)| image::find_record(store, &self.image[..*at]).is_ok())
+            .map(|(at, _)| format!("{}:/{}", &self.image[..at], &self.image[at + 1..]))
+            .last()
+    }
+
     /// Opens the image and finds the path in it.
     pub fn open(
         &self,
         global: &Global,
         platform: Option<&Platform>,
-        tried: &str,
+        verb: &str,
         follow: bool,
     ) -> Result<(Union, Attributes)> {
+        let tried = if verb == "ls" { "list" } else { "print" };
         let store = environment::open_store(global)?;
         let open = || {
             let found = image::find(&store, &self.image, platform)?;
             image::open(&store, &found)
         };
-        let union = open().map_err(|error| Failure::of_image(tried, &self.image, error))?;
+        let union = open().map_err(|error| {
+            let meant = self.meant(&store);
+            let failure = Failure::of_image(verb, &self.image, error);
+            match meant {
+                Some(meant) => failure.with_hint(format!("plyfs {verb} {meant}")),
+                None => failure,
+            }
+        })?;
         let cannot = || format!("cannot {tried} {}", self.display());
         match union.resolve(&self.path, follow) {
             Ok(attributes) => Ok((union, attributes)),

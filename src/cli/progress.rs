@@ -93,7 +93,7 @@ impl Display {
         match event.state {
             LayerState::Receiving { done } | LayerState::Resuming { from: done } => {
                 if changed {
-                    bar.set_style(style("{prefix}: {msg} [{bar:40}] {bytes}/{total_bytes}"));
+                    bar.set_style(style("{prefix}: {msg} [{wide_bar}] {bytes}/{total_bytes}"));
                     bar.set_message(text);
                 }
                 bar.set_position(done);
@@ -124,6 +124,39 @@ impl Display {
         self.layers
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Shows one thing that is read; nothing where nobody watches.
+pub struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    /// A bar of `size` bytes, or a count where the size is not known.
+    pub fn new(what: &'static str, size: Option<u64>) -> Bar {
+        if !std::io::stderr().is_terminal() {
+            return Bar(None);
+        }
+        let bar = match size {
+            Some(size) => {
+                ProgressBar::new(size).with_style(style("{msg} [{wide_bar}] {bytes}/{total_bytes}"))
+            }
+            None => ProgressBar::no_length().with_style(style("{msg} {bytes}")),
+        };
+        Bar(Some(bar.with_message(what)))
+    }
+
+    /// So many bytes were read.
+    pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 

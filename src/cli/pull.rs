@@ -1,12 +1,14 @@
 //! `plyfs pull`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use clap::Args;
 
-use super::failure::Failure;
-use super::{Global, Result, environment, output, progress};
+use super::failure::{Failure, each};
+use super::{Global, Result, environment, interrupt, output, progress};
+use crate::cause;
 use crate::image::{self, PullRequest};
 use crate::oci::{Platform, Reference};
 use crate::pack::Limits;
@@ -49,16 +51,25 @@ impl Pull {
         if self.name.is_some() && self.images.len() > 1 {
             return Err(Failure::usage("--name goes with one image"));
         }
-        let store = environment::create_store(global)?;
         for image in &self.images {
+            refuse_file(image)?;
+        }
+        let store = environment::create_tidy_store(global)?;
+        interrupt::explain(self.quiet);
+        each(&self.images, |image| {
             let shown = image.to_string_lossy();
-            self.pull(&store, image)
-                .map_err(|error| match error.downcast::<std::io::Error>() {
+            self.pull(&store, image).map_err(|error| {
+                if cause::is_full_disk(error.as_ref())
+                    && let Err(left) = store.empty_trash()
+                {
+                    log::warn!("{}", cause::chain(&left));
+                }
+                match error.downcast::<std::io::Error>() {
                     Ok(error) => output::failed(error),
                     Err(error) => Failure::new(format!("cannot pull {shown}"), error),
-                })?;
-        }
-        Ok(())
+                }
+            })
+        })
     }
 
     fn pull(&self, store: &crate::store::Store, image: &OsString) -> anyhow::Result<()> {
@@ -120,6 +131,38 @@ impl Pull {
         }
         print(&full)
     }
+}
+
+/// Refuses the name of a file, which would be asked a registry for, or be no name at all.
+fn refuse_file(image: &OsStr) -> Result<()> {
+    let path = Path::new(image);
+    let said = image.as_bytes();
+    let like_a_path = [&b"/"[..], b"./", b"../"]
+        .iter()
+        .any(|start| said.starts_with(start));
+    let archive = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+    let like_an_archive = archive.iter().any(|end| said.ends_with(end.as_bytes()));
+    if !path.exists() || !(like_a_path || like_an_archive) {
+        return Ok(());
+    }
+    let shown = path.display();
+    let (what, hint) = if path.is_dir() {
+        (
+            "a directory",
+            format!(
+                "plyfs pull oci:{shown} for an OCI layout, plyfs import {shown} for a root file system"
+            ),
+        )
+    } else {
+        (
+            "a file",
+            format!(
+                "plyfs pull docker-archive:{shown} for saved images, plyfs import {shown} for a root file system"
+            ),
+        )
+    };
+    let why = format!("cannot pull {shown}: it is {what}, not the name of an image");
+    Err(Failure::usage(why).or_hint(hint))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

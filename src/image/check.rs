@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 
+use crate::cause;
 use crate::layer::Place;
 use crate::layer::index::{Index, NodeKind};
 use crate::oci::{ChainId, DiffId, Digest, Hasher};
-use crate::store::{Object, ObjectKind, Store};
+use crate::store::{LayerSource, LeaseKind, LeaseRecord, Object, ObjectKind, Store};
 use crate::union::chain::LayerContent;
 
 use super::{Error, Result, find, open};
@@ -28,6 +29,14 @@ pub struct Damage {
 /// # Errors
 /// What listing the store reports; what is damaged is returned.
 pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
+    // Nothing is removed while it is looked for.
+    let lease = store.lease(&LeaseRecord {
+        kind: LeaseKind::Check,
+        pid: std::process::id(),
+        image: String::new(),
+        mount_point: None,
+        digests: Vec::new(),
+    })?;
     let mut damages = Vec::new();
     for object in store.objects()? {
         let result = match object.kind {
@@ -39,13 +48,15 @@ pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
         if let Err(error) = result {
             damages.push(Damage {
                 object,
-                what: chained(&error),
+                what: cause::chain(&error),
                 images: Vec::new(),
             });
         }
         checked(&object);
     }
     check_images(store, &mut damages)?;
+    // Its file stays, so that whoever tidies up next removes what an `image rm` could not.
+    drop(lease);
     Ok(damages)
 }
 
@@ -79,7 +90,7 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
         let manifests = match store.manifests(&record.descriptor) {
             Ok(manifests) => manifests,
             Err(error) => {
-                note(damages, top, chained(&error.into()), &name);
+                note(damages, top, cause::chain(&Error::from(error)), &name);
                 continue;
             }
         };
@@ -111,13 +122,14 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
                     note(
                         &mut *damages,
                         Object { kind, digest },
-                        chained(&error),
+                        cause::chain(&error),
                         &name,
                     );
                     continue;
                 }
             };
             check_chain(store, damages, &found.config.rootfs.diff_ids, &name);
+            check_sources(store, damages, &found, &name);
         }
     }
     Ok(())
@@ -148,10 +160,38 @@ fn check_chain(store: &Store, damages: &mut Vec<Damage>, diff_ids: &[DiffId], im
     let what = match (std::fs::read(&path), expected) {
         (Ok(found), Ok(expected)) if found == expected => return,
         (Ok(_), Ok(_)) => "it is not what its layers give".to_owned(),
-        (Err(error), _) => error.to_string(),
-        (_, Err(error)) => chained(&error),
+        (Err(error), _) => cause::chain(&error),
+        (_, Err(error)) => cause::chain(&error),
     };
     note(damages, object, what, image);
+}
+
+/// Checks that each layer was packed from the blob that the manifest has for it.
+fn check_sources(store: &Store, damages: &mut Vec<Damage>, found: &find::Found, image: &str) {
+    let diff_ids = &found.config.rootfs.diff_ids;
+    for (blob, diff_id) in found.manifest.layers.iter().zip(diff_ids) {
+        let object = Object {
+            kind: ObjectKind::Layer,
+            digest: diff_id.0,
+        };
+        let known = damages.iter().any(|damage| damage.object == object);
+        if known || !store.has_layer(diff_id) {
+            continue;
+        }
+        let source = LayerSource {
+            digest: blob.digest,
+            size: blob.size,
+        };
+        let what = match store.has_layer_of(diff_id, &source) {
+            Ok(true) => continue,
+            Ok(false) => format!(
+                "its layer.json does not know the blob {} of {} bytes that the manifest has for it",
+                blob.digest, blob.size
+            ),
+            Err(error) => cause::chain(&error),
+        };
+        note(damages, object, what, image);
+    }
 }
 
 /// Notes that an image needs an object, if that is missing or damaged.
@@ -201,7 +241,15 @@ fn check_blob(store: &Store, digest: &Digest) -> Result<()> {
 
 /// Checks the index of a layer, and each content against the digest that the index has of it.
 fn check_layer(store: &Store, diff_id: &DiffId) -> Result<()> {
-    store.layer_record(diff_id)?;
+    let record = store.layer_record(diff_id)?;
+    if record.diff_id != *diff_id {
+        return Err(damaged("its layer.json is that of another layer"));
+    }
+    let pack = std::fs::metadata(store.layer_path(diff_id).join("pack"));
+    let pack = pack.map_err(|error| Error::io(error, "reading the pack"))?;
+    if pack.len() != record.pack_bytes {
+        return Err(damaged("its pack has another length than layer.json says"));
+    }
     let index = open::layer_index(store, diff_id)?;
     let content = LayerContent::open(&store.layer_path(diff_id))
         .map_err(|error| Error::io(error, "opening the layer"))?;
@@ -263,14 +311,4 @@ fn check_content(
 
 fn damaged(what: &'static str) -> Error {
     Error::io(std::io::Error::other(what), "damaged")
-}
-
-fn chained(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

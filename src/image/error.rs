@@ -5,7 +5,7 @@ use std::io;
 use thiserror::Error as ThisError;
 
 use crate::layer::index::IndexError;
-use crate::oci::{Digest, NoMatchingPlatform, ParseError};
+use crate::oci::{Digest, NoMatchingPlatform, ParseError, Platform};
 use crate::union::flatten::FlattenError;
 use crate::{pack, registry, store};
 
@@ -28,6 +28,12 @@ pub enum Error {
     /// No such image in the store.
     #[error("it is not in the store")]
     NotStored,
+    /// No such image in the store, but some that are called nearly so.
+    #[error("it is not in the store, which has {}", .closest.join(", "))]
+    Misspelt {
+        /// What they are called, best first; not empty.
+        closest: Vec<String>,
+    },
     /// The image is in the store, but not for this platform.
     #[error("it is in the store for other platforms only: {available}")]
     NotStoredFor {
@@ -40,6 +46,20 @@ pub enum Error {
     /// Something that is no image: an artifact, for example.
     #[error("it is no image but of type {0}")]
     NotAnImage(String),
+    /// What was to be imported as a root filesystem is an archive of images.
+    #[error("it holds a saved image, not a root file system")]
+    SavedImage(
+        /// The kind of source that reads it: `docker-archive` or `oci-archive`.
+        &'static str,
+    ),
+    /// The image is made for another platform.
+    #[error("it is made for {found}, not for {wanted}")]
+    OtherPlatform {
+        /// The platform that was asked for.
+        wanted: Platform,
+        /// The one of the image.
+        found: Platform,
+    },
     /// Manifest and configuration disagree.
     #[error("its manifest has {layers} layers, but its configuration {diff_ids}")]
     LayerCount {

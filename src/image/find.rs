@@ -6,6 +6,7 @@ use crate::oci::{
 use crate::store::{ContainerRecord, Record, SnapshotImage, Store};
 
 use super::{Error, Result};
+use crate::registry::closest;
 
 /// The shortest beginning of an ID that is taken for one.
 const SHORTEST_ID: usize = 4;
@@ -34,7 +35,7 @@ impl Found {
 /// Finds the image that `name` means.
 ///
 /// # Errors
-/// [`Error::NotStored`], [`Error::NotStoredFor`], [`Error::Ambiguous`], or what reading reports.
+/// [`Error::NotStored`], [`Error::Misspelt`], [`Error::NotStoredFor`], [`Error::OtherPlatform`], [`Error::Ambiguous`], or what reading reports.
 pub fn find(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Found> {
     let record = find_record(store, name)?;
     load(store, record, platform)
@@ -70,7 +71,31 @@ pub fn find_record(store: &Store, name: &str) -> Result<Record> {
     }
     // Only now, so that an ID is not judged as a reference.
     reference?;
-    Err(Error::NotStored)
+    let closest = called_nearly(&images, name);
+    Err(if closest.is_empty() {
+        Error::NotStored
+    } else {
+        Error::Misspelt { closest }
+    })
+}
+
+/// The names of images that are most like `name`; without a tag in it, only repositories count.
+fn called_nearly(images: &[Record], name: &str) -> Vec<String> {
+    let tagged = name
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'));
+    let key = |reference: &Reference| match tagged {
+        true => reference.familiar(),
+        false => reference.familiar_name(),
+    };
+    let names = images.iter().filter_map(|image| image.reference.as_ref());
+    let names: Vec<(String, String)> = names.map(|r| (key(r), r.familiar())).collect();
+    let found = closest(name, names.iter().map(|(key, _)| key.as_str()));
+    let shown = found
+        .iter()
+        .flat_map(|found| names.iter().filter(move |(key, _)| key == found));
+    shown.map(|(_, shown)| shown.clone()).take(5).collect()
 }
 
 /// The one image whose ID, or whose manifest's digest, begins with `text`.
@@ -147,6 +172,21 @@ pub(super) fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result
     })
 }
 
+/// Refuses an image whose configuration says that it is made for another platform.
+pub(super) fn require_platform(wanted: &Platform, config: &ImageConfig) -> Result<()> {
+    let found = &config.platform;
+    if found.architecture.is_empty()
+        || wanted.rank(found).is_some()
+        || wanted.is_same_but_for_variant(found)
+    {
+        return Ok(());
+    }
+    Err(Error::OtherPlatform {
+        wanted: wanted.clone(),
+        found: found.clone(),
+    })
+}
+
 /// Reads the documents of an image.
 pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -> Result<Found> {
     let Some((manifest_descriptor, manifest)) = store.manifest(&record.descriptor, platform)?
@@ -162,6 +202,9 @@ pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -
         });
     };
     let config = ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?;
+    if let Some(wanted) = platform {
+        require_platform(wanted, &config)?;
+    }
     Ok(Found {
         record,
         manifest_descriptor,

@@ -5,12 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::layer::tree::{Target, Tree};
 use crate::oci::{
     Compression, Config, Descriptor, DiffId, Digest, Hasher, History, ImageConfig, Manifest,
     MediaType, Platform, Reference,
 };
-use crate::pack::{self, Limits, Progress, Skipped, pack_layer};
-use crate::store::{LayerSource, LeaseKind, LeaseRecord, Record, Staging, Store};
+use crate::pack::{self, Limits, Progress, Skipped, pack_archive};
+use crate::store::{self, LayerSource, LeaseKind, LeaseRecord, Record, Staging, Store};
 
 use super::receive::write_packed;
 use super::{Error, Result, open};
@@ -41,7 +42,12 @@ pub struct ImportRequest<'a> {
     pub message: Option<&'a str>,
     /// What the archive may ask for.
     pub limits: &'a Limits,
+    /// Is told how many bytes of the archive were read.
+    pub told: &'a (dyn Fn(u64) + Sync),
 }
+
+/// Is told how many bytes were read.
+type Told<'a> = dyn Fn(u64) + Sync + 'a;
 
 /// An image that was imported.
 #[derive(Clone, Debug)]
@@ -60,9 +66,12 @@ pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
     let staging = store.staging()?;
     let mut skipped = Vec::new();
     let (layer, diff_id) = match request.source {
-        ImportSource::Archive(reader) => pack_into(store, &staging, reader, request.limits)?,
+        ImportSource::Archive(reader) => {
+            pack_into(store, &staging, reader, request.limits, request.told)?
+        }
         ImportSource::Directory(path) => {
-            import_directory(store, &staging, path, request.limits, &mut skipped)?
+            let told = request.told;
+            import_directory(store, &staging, path, request.limits, told, &mut skipped)?
         }
     };
     let history = History {
@@ -130,13 +139,14 @@ fn import_directory(
     staging: &Staging,
     path: &Path,
     limits: &Limits,
+    told: &Told<'_>,
     skipped: &mut Vec<Skipped>,
 ) -> Result<(Descriptor, DiffId)> {
     let (reader, writer) = io::pipe().map_err(|error| Error::io(error, "making a pipe"))?;
     std::thread::scope(|scope| {
         let archive =
             scope.spawn(|| pack::write_compressed_directory(path, Some(store.root()), writer));
-        let packed = pack_into(store, staging, Box::new(reader), limits);
+        let packed = pack_into(store, staging, Box::new(reader), limits, told);
         match archive.join() {
             Ok(Ok(left_out)) => {
                 *skipped = left_out;
@@ -159,21 +169,35 @@ fn pack_into(
     staging: &Staging,
     reader: Box<dyn Read + Send + '_>,
     limits: &Limits,
+    told: &Told<'_>,
 ) -> Result<(Descriptor, DiffId)> {
     let blob: PathBuf = staging.path().join("blob");
     let directory = staging.path().join("layer");
     let made = DirBuilder::new().mode(0o700).create(&directory);
-    made.map_err(|error| Error::io(error, "making a staging directory"))?;
-    let copy = File::create(&blob).map_err(|error| Error::io(error, "making a blob"))?;
+    made.map_err(|error| store::Error::io(error, "making", &directory))?;
+    let copy = File::create(&blob).map_err(|e| store::Error::io(e, "making", &blob))?;
     let mut tee = Tee {
         reader,
         copy,
+        path: blob,
+        failed: None,
+        told,
         hasher: Hasher::default(),
         size: 0,
         start: Vec::new(),
     };
-    let packed = pack_layer(&mut tee, &directory, limits, &Progress::default())?;
-    io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::io(error, "reading the archive"))?;
+    let packed = pack_archive(&mut tee, &directory, limits, &Progress::default());
+    let packed = match packed {
+        Ok(packed) => packed,
+        Err(error) => return Err(tee.failed.take().unwrap_or_else(|| error.into())),
+    };
+    if let Err(error) = io::copy(&mut tee, &mut io::sink()) {
+        let read = || Error::io(error, "reading the archive");
+        return Err(tee.failed.take().unwrap_or_else(read));
+    }
+    if let Some(kind) = saved_image(&packed.tree) {
+        return Err(Error::SavedImage(kind));
+    }
     let media_type = match Compression::sniff(&tee.start) {
         Compression::Gzip => MediaType::OciLayerGzip,
         Compression::Zstd => MediaType::OciLayerZstd,
@@ -188,10 +212,37 @@ fn pack_into(
     Ok((layer, DiffId(Digest::from_sha256(packed.diff_id))))
 }
 
+/// Whether the tree is that of an archive in which images are saved, and which.
+fn saved_image(tree: &Tree) -> Option<&'static str> {
+    let has = |name: &str| tree.lookup(Tree::ROOT, name.as_bytes());
+    let is_root = ["etc", "bin", "usr", "lib"]
+        .into_iter()
+        .any(|name| has(name).is_some());
+    let layers = |node| tree.lookup(node, b"layer.tar").is_some();
+    let legacy = || {
+        has("repositories").is_some()
+            || tree
+                .children(Tree::ROOT)
+                .any(|(_, target)| matches!(target, Target::Node(node) if layers(node)))
+    };
+    match () {
+        () if is_root => None,
+        () if has("manifest.json").is_some() && (has("oci-layout").is_some() || legacy()) => {
+            Some("docker-archive")
+        }
+        () if has("oci-layout").is_some() && has("index.json").is_some() => Some("oci-archive"),
+        () => None,
+    }
+}
+
 /// Copies and hashes what is read.
 struct Tee<'a> {
     reader: Box<dyn Read + Send + 'a>,
     copy: File,
+    path: PathBuf,
+    /// Why the copy could not be written.
+    failed: Option<Error>,
+    told: &'a Told<'a>,
     hasher: Hasher,
     size: u64,
     start: Vec<u8>,
@@ -201,9 +252,14 @@ impl Read for Tee<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
         let bytes = buffer.get(..count).unwrap_or_default();
-        self.copy.write_all(bytes)?;
+        if let Err(error) = self.copy.write_all(bytes) {
+            let copy = io::Error::new(error.kind(), error.to_string());
+            self.failed = Some(store::Error::io(error, "writing", &self.path).into());
+            return Err(copy);
+        }
         self.hasher.update(bytes);
         self.size += count as u64;
+        (self.told)(self.size);
         if self.start.len() < 8 {
             self.start.extend(bytes.iter().take(8));
         }

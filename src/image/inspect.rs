@@ -55,7 +55,7 @@ pub fn list(store: &Store) -> Result<Vec<Row>> {
     for record in store.images()?.into_iter().rev() {
         let summary = find::load(store, record.clone(), None)
             .and_then(|found| summary(store, &found))
-            .map_err(|error| error.to_string());
+            .map_err(|error| crate::cause::chain(&error));
         rows.push(Row { record, summary });
     }
     Ok(rows)

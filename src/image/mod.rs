@@ -7,6 +7,7 @@ mod check;
 mod error;
 mod find;
 mod import;
+mod incoming;
 mod inspect;
 mod open;
 mod pull;

@@ -12,7 +12,7 @@ use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 
 use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
-use super::{Error, Result, open};
+use super::{Error, Result, find, open};
 
 /// The largest image configuration that is read, in bytes.
 const MAX_CONFIG_SIZE: u64 = 8 << 20;
@@ -149,6 +149,9 @@ pub fn fetch(
         observer,
     };
     let config_bytes = receiver.small_blob(&manifest.config, MAX_CONFIG_SIZE)?;
+    if let Some(wanted) = request.platform {
+        find::require_platform(wanted, &ImageConfig::parse(&config_bytes)?)?;
+    }
     let diff_ids = layers_of(manifest, &config_bytes)?;
     record
         .digests
@@ -167,6 +170,7 @@ pub fn fetch(
         &documents.manifest_bytes.bytes,
     )?;
     store.write_blob(&descriptor.digest, &documents.top.bytes)?;
+    store.forget_interrupted(&record.image)?;
     Ok(Held {
         descriptor,
         manifest: documents.manifest_descriptor,

@@ -6,15 +6,16 @@
 //!   is removed before the error is reported.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Write};
 
-use crate::oci::{Descriptor, DiffId, Digest, Hasher};
+use crate::oci::{Descriptor, DiffId, Digest};
 use crate::pack::{self, Limits, Packed, Progress, pack_layer};
 use crate::registry::{self, Source};
 use crate::store::{Ingest, LayerRecord, LayerSource, Object, ObjectKind, Store};
 
+use super::incoming::Incoming;
 use super::{Error, Result};
-use crate::store;
+use crate::{cause, store};
 
 /// What a layer is going through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +61,8 @@ pub(super) struct Receiver<'a> {
     pub observer: Observer<'a>,
 }
 
-/// Observers are told of progress each time this many bytes came.
-const STEP: u64 = 256 << 10;
-
 impl Receiver<'_> {
-    fn tell(&self, layer: &Descriptor, state: LayerState) {
+    pub(super) fn tell(&self, layer: &Descriptor, state: LayerState) {
         (self.observer)(Event { layer, state });
     }
 
@@ -90,7 +88,13 @@ impl Receiver<'_> {
             let mut reused = false;
             match self.receive_layer(&ingest, layer, diff_id, &mut reused) {
                 Ok(()) => break,
-                Err(error) if is_interruption(&error) => return Err(error),
+                Err(error) if is_interruption(&error) => {
+                    // The blob is gone on with; what was packed of it would only fill the disk.
+                    if let Err(left) = ingest.drop_layer() {
+                        log::warn!("{}", cause::chain(&left));
+                    }
+                    return Err(error);
+                }
                 Err(error) => {
                     // What is there is wrong, or of no use; keep nothing of it.
                     ingest.reset()?;
@@ -271,181 +275,7 @@ fn is_damage(error: &Error) -> bool {
 }
 
 /// Whether packing failed for a reason on this side, and not for what the archive is.
-fn is_local(error: &pack::Error) -> bool {
+pub(super) fn is_local(error: &pack::Error) -> bool {
     use pack::Error::{Cancelled, Read, Write};
     matches!(error, Write { .. } | Read(_) | Cancelled)
-}
-
-/// A blob while it is read: first what an earlier attempt left, then what the source gives, which
-/// is appended to the ingest; all of it is hashed.
-struct Incoming<'a> {
-    receiver: &'a Receiver<'a>,
-    layer: &'a Descriptor,
-    kept: Option<io::Take<File>>,
-    source: Option<Box<dyn Read + Send>>,
-    append: Option<File>,
-    resumed_from: u64,
-    hasher: Hasher,
-    done: u64,
-    told: u64,
-    failed: Option<Error>,
-}
-
-impl<'a> Incoming<'a> {
-    fn new(receiver: &'a Receiver<'a>, layer: &'a Descriptor) -> Incoming<'a> {
-        Incoming {
-            receiver,
-            layer,
-            kept: None,
-            source: None,
-            append: None,
-            resumed_from: 0,
-            hasher: Hasher::new(layer.digest.algorithm()),
-            done: 0,
-            told: 0,
-            failed: None,
-        }
-    }
-
-    /// A blob that the store has already.
-    fn stored(receiver: &'a Receiver<'a>, layer: &'a Descriptor, blob: File) -> Incoming<'a> {
-        let kept = Some(blob.take(u64::MAX));
-        Incoming {
-            kept,
-            ..Incoming::new(receiver, layer)
-        }
-    }
-
-    fn open(
-        receiver: &'a Receiver<'a>,
-        layer: &'a Descriptor,
-        ingest: &Ingest,
-        reused: &mut bool,
-    ) -> Result<Incoming<'a>> {
-        let failed = |error| Error::io(error, "receiving the blob");
-        let append = ingest.open_blob()?;
-        let mut have = append.metadata().map_err(failed)?.len();
-        if have > layer.size {
-            append.set_len(0).map_err(failed)?;
-            have = 0;
-        }
-        *reused = have > 0;
-        let mut incoming = Incoming::new(receiver, layer);
-        if have < layer.size || layer.size == 0 {
-            let blob = receiver.source.blob(layer, have)?;
-            if blob.start != have {
-                // The source cannot start in the middle.
-                append.set_len(0).map_err(failed)?;
-                have = 0;
-                *reused = false;
-            }
-            incoming.source = Some(blob.reader);
-        }
-        if have > 0 {
-            let kept = File::open(ingest.blob_path()).map_err(failed)?;
-            incoming.kept = Some(kept.take(have));
-            incoming.resumed_from = have;
-        }
-        incoming.append = Some(append);
-        Ok(incoming)
-    }
-
-    /// Reads what is left.
-    fn drain(&mut self) -> Result<()> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match self.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) => return Err(self.failure(error)),
-            }
-        }
-    }
-
-    /// The result of packing, seen in the light of what was received: damage on the way shows as
-    /// a damaged archive, but is reported as what it is.
-    fn judge(&mut self, packed: std::result::Result<Packed, pack::Error>) -> Result<Packed> {
-        match packed {
-            Ok(packed) => {
-                self.drain()?;
-                Ok(packed)
-            }
-            Err(error) => {
-                if let Some(failed) = self.failed.take() {
-                    return Err(failed);
-                }
-                if !is_local(&error) && !self.receiver.progress.is_cancelled() {
-                    self.drain()?;
-                    self.verify()?;
-                }
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Checks size and digest of all that was read.
-    fn verify(&mut self) -> Result<()> {
-        if self.done != self.layer.size {
-            return Err(Error::SizeMismatch {
-                expected: self.layer.size,
-                found: self.done,
-            });
-        }
-        let empty = Hasher::new(self.layer.digest.algorithm());
-        let found = std::mem::replace(&mut self.hasher, empty).finish();
-        if found != self.layer.digest {
-            return Err(Error::DigestMismatch {
-                expected: self.layer.digest,
-                found,
-            });
-        }
-        Ok(())
-    }
-
-    fn failure(&mut self, error: io::Error) -> Error {
-        self.failed
-            .take()
-            .unwrap_or_else(|| Error::io(error, "receiving the blob"))
-    }
-
-    fn read_part(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(kept) = &mut self.kept {
-            let count = kept.read(buffer)?;
-            if count > 0 {
-                return Ok(count);
-            }
-            self.kept = None;
-        }
-        let Some(source) = &mut self.source else {
-            return Ok(0);
-        };
-        let count = source.read(buffer)?;
-        if let (Some(append), Some(received)) = (&mut self.append, buffer.get(..count)) {
-            append.write_all(received)?;
-        }
-        Ok(count)
-    }
-}
-
-impl Read for Incoming<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.read_part(buffer) {
-            Ok(count) => {
-                self.hasher.update(buffer.get(..count).unwrap_or_default());
-                self.done += count as u64;
-                if self.done - self.told >= STEP {
-                    self.told = self.done;
-                    self.receiver
-                        .tell(self.layer, LayerState::Receiving { done: self.done });
-                }
-                Ok(count)
-            }
-            Err(error) => {
-                // The packer sees a copy; the cause is kept for the report.
-                let copy = io::Error::new(error.kind(), error.to_string());
-                self.failed = Some(Error::io(error, "receiving the blob"));
-                Err(copy)
-            }
-        }
-    }
 }

@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::writable::{self, Readers};
-use super::{Ready, Serving, Target};
+use super::{MountRecord, Ready, Serving, Target};
+use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::store::{self, Container, LeaseKind, LeaseRecord, Store};
+use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -64,7 +66,11 @@ pub fn serving_container(
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;
     if discards {
-        let discard = move || own.remove_container(container).map_err(io::Error::other);
+        let discard = move || {
+            own.remove_container(container).map_err(io::Error::other)?;
+            tidy(&own);
+            Ok(())
+        };
         serving.on_end = Some(Box::new(discard));
     } else {
         serving.hold = Some(Box::new((serving.hold.take(), container)));
@@ -111,23 +117,42 @@ fn serving_found(
             found.manifest_descriptor.digest,
         ],
     };
-    let lease = store.lease(&record).map_err(image::Error::from)?;
+    tidy(&store);
+    let lease = take_lease(&store, &record)?;
     // From here on it stays; before, it may have been removed.
     if !is_kept(&store, found).map_err(image::Error::from)? {
         return Err(image::Error::NotStored.into());
     }
     let union = image::open(&store, found)?;
+    let own = Store::open(store.root()).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
         record.pid = ready.pid;
-        store
-            .update_lease(&mut lease.lock(), &record)
-            .map_err(io::Error::other)
+        match &mut *lease.lock() {
+            Some(lease) => store.update_lease(lease, &record).map_err(io::Error::other),
+            None => Ok(()),
+        }
+    };
+    let diff_ids = found.config.rootfs.diff_ids.iter().rev();
+    let shown = MountRecord {
+        image: Some(name.clone()),
+        upper: options
+            .upper
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
+        ..MountRecord::default()
     };
     let overlay = writable::overlay(union, &options, readers)?;
     let mut serving = Serving::new(overlay, OsString::from(name), target, options);
+    serving.record = shown;
     serving.hold = Some(Box::new(hold));
+    // An image that was removed while it was mounted goes now.
+    serving.on_end = Some(Box::new(move || {
+        tidy(&own);
+        Ok(())
+    }));
     serving.on_ready = Some(Box::new(on_ready));
     Ok(serving)
 }
@@ -147,6 +172,25 @@ fn is_kept(store: &Store, found: &Found) -> store::Result<bool> {
     let snapshots = store.snapshot_images()?;
     let stood_for = snapshots.iter().any(|it| it.manifest_digest == manifest);
     Ok(stood_for || listed(store)? || contained(store)?)
+}
+
+/// Removes what ended processes left; a mount does not need that.
+fn tidy(store: &Store) {
+    if let Err(error) = store.tidy(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
+}
+
+/// Protects the image from removal; where nothing can be written there is no lease to be had.
+fn take_lease(store: &Store, record: &LeaseRecord) -> Result<Option<Lease>> {
+    match store.lease(record) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) if error.is_write_protected() => {
+            log::debug!("mounted without a lease: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(image::Error::from(error).into()),
+    }
 }
 
 fn mount_point(target: &Target) -> Option<String> {

@@ -140,6 +140,12 @@ impl Platform {
         best_first
     }
 
+    /// Whether system and architecture are the same; configurations often lack the variant.
+    pub fn is_same_but_for_variant(&self, other: &Self) -> bool {
+        let (one, other) = (self.normalised(), other.normalised());
+        one.os == other.os && one.architecture == other.architecture
+    }
+
     /// How well an image for `image` runs here: 0 is best, `None` not at all.
     pub fn rank(&self, image: &Self) -> Option<usize> {
         let image = image.normalised();

@@ -22,6 +22,7 @@ impl MountOptions {
             "snapshot",
             self.snapshot.map(|it| it.to_string()).as_deref(),
         );
+        list.value("platform", self.platform.as_deref());
         list.value("fsname", self.source.as_deref());
         list.value("context", self.context.as_deref());
         list.word(
@@ -59,7 +60,6 @@ impl MountOptions {
             ("volatile", self.volatile),
             ("userxattr", self.userxattr),
             ("strict", self.strict),
-            ("provenance", self.provenance),
         ] {
             if on {
                 list.item(name.as_bytes());

@@ -127,7 +127,8 @@ impl Contents {
         if archive.entry.sparse {
             self.store_sparse(archive, hasher, &path)?;
         } else {
-            let mut sink = Sink::create(path, self.buffer.take().unwrap_or_else(Buffer::new))?;
+            let buffer = self.buffer.take().unwrap_or_else(Buffer::new);
+            let mut sink = Sink::create(path, buffer)?.sparse();
             each_piece(archive, size, |piece| {
                 hasher.update(piece);
                 sink.append(piece)

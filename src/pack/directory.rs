@@ -3,7 +3,8 @@
 //! # Invariants
 //! * The walk goes from descriptor to descriptor and follows no symbolic link, so a tree that
 //!   changes meanwhile cannot lead it elsewhere.
-//! * The order is that of the name bytes, so equal trees give equal archives.
+//! * The order is that of the name bytes, so equal trees give equal archives, where the file system
+//!   has the same holes in them.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -19,6 +20,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
+use super::sparse::{DataReader, data_segments};
 use super::{Error, Escaped, Problem, TarEntry, TarKind, TarWriter};
 use crate::layer::{Metadata, Timestamp};
 use crate::sys::xattr;
@@ -171,7 +173,24 @@ impl<W: Write> Walk<'_, W> {
             }
             let xattrs = self.xattrs(file.as_fd())?;
             let size = u64::try_from(stat.st_size).unwrap_or(0);
-            self.append(&stat, TarKind::Regular(size), &xattrs, &mut &file)?;
+            let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            let holes = (allocated < size)
+                .then(|| data_segments(&file, size))
+                .flatten();
+            match holes {
+                Some(segments) => {
+                    let segments = segments.as_slice();
+                    let kind = TarKind::Sparse { size, segments };
+                    let mut data = DataReader::new(&file, segments);
+                    self.append(&stat, kind, &xattrs, &mut data)?;
+                }
+                None => {
+                    // Where its holes were looked for, it was not left at its beginning.
+                    let whole = [(0, size)];
+                    let mut content = DataReader::new(&file, &whole);
+                    self.append(&stat, TarKind::Regular(size), &xattrs, &mut content)?;
+                }
+            }
             return Ok(None);
         }
         let xattrs = self.xattrs_at(parent, name)?;

@@ -34,6 +34,21 @@ pub enum Error {
         /// Bytes of archive that there were.
         offset: u64,
     },
+    /// There is nothing at all.
+    #[error("the archive is empty")]
+    Empty,
+    /// What should be an archive does not begin like one.
+    #[error("it is not a tar archive")]
+    NotAnArchive,
+    /// The archive stops between two entries, so it may have been cut there.
+    #[error("the archive ends without its end marker, so a part of it may be missing")]
+    NoEndMarker,
+    /// Something other than zeros follows the end of the archive.
+    #[error("something follows the end of the archive, at byte {offset}")]
+    Trailing {
+        /// Where it begins.
+        offset: u64,
+    },
     /// A header that cannot be read; its entry has no name yet.
     #[error("header at byte {offset} of the archive: {problem}")]
     Header {

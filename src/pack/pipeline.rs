@@ -98,6 +98,23 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
         self.at += count.min(self.end - self.at);
     }
 
+    /// Reads to the end, where there may be nothing but zeros.
+    pub(super) fn only_zeros(&mut self) -> Result<(), Error> {
+        loop {
+            let offset = self.offset();
+            let bytes = self.fill()?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            if let Some(at) = bytes.iter().position(|byte| *byte != 0) {
+                let offset = offset + at as u64;
+                return Err(Error::Trailing { offset });
+            }
+            let count = bytes.len();
+            self.consume(count);
+        }
+    }
+
     /// Reads to the end; gives the hash, and the numbers of uncompressed and compressed bytes.
     pub(super) fn finish(mut self) -> Result<([u8; 32], u64, u64), Error> {
         loop {

@@ -76,6 +76,8 @@ pub(super) struct Archive<'scope, 'env, R: Read> {
     long_path: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     entries: u64,
+    /// Whether a block of zeros ended the archive, and not just the end of the stream.
+    pub(super) marked: bool,
 }
 
 impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
@@ -91,6 +93,7 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
             long_path: None,
             long_link: None,
             entries: 0,
+            marked: false,
         }
     }
 
@@ -377,6 +380,7 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         if self.header.first() != Some(&0) || self.header != [0; BLOCK] {
             return Ok(Some(offset));
         }
+        self.marked = true;
         // Two zero blocks end the archive; the end of the stream does as well.
         if self.read_block()? && self.header != [0; BLOCK] {
             return Err(Error::Header {

@@ -23,6 +23,10 @@ const ALIGNMENT: usize = 4096;
 /// Bytes gathered before they are written.
 const CAPACITY: usize = 1 << 19;
 
+/// Aligned zeros of this many bytes become a hole: less would only scatter a file on the disk.
+const HOLE: usize = 1 << 16;
+static ZEROS: [u8; HOLE] = [0; HOLE];
+
 /// Memory that direct writes may come from.
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -68,6 +72,8 @@ pub(super) struct Sink {
     buffer: Buffer,
     written: u64,
     direct: bool,
+    /// Whether zeros become holes.
+    sparse: bool,
 }
 
 impl Sink {
@@ -97,8 +103,17 @@ impl Sink {
                 buffer,
                 written: 0,
                 direct,
+                sparse: false,
             }),
             Err(source) => Err(Error::Write { path, source }),
+        }
+    }
+
+    /// The same file, in which long runs of zeros become holes.
+    pub(super) fn sparse(self) -> Sink {
+        Sink {
+            sparse: true,
+            ..self
         }
     }
 
@@ -128,6 +143,14 @@ impl Sink {
     /// Writes what is left, and gives the buffer back.
     pub(super) fn finish(mut self) -> Result<Buffer, Error> {
         self.flush()?;
+        if self.sparse {
+            // What ends in a hole has not got its length yet.
+            let length = self.file.set_len(self.written);
+            length.map_err(|source| Error::Write {
+                path: self.path.clone(),
+                source,
+            })?;
+        }
         Ok(self.buffer)
     }
 
@@ -142,32 +165,55 @@ impl Sink {
 
     fn try_flush(&mut self) -> io::Result<()> {
         let bytes = self.buffer.filled();
-        let blocks = if self.direct {
-            bytes.len() / ALIGNMENT * ALIGNMENT
+        if !self.sparse {
+            write_run(&self.file, &mut self.direct, bytes, self.written)?;
         } else {
-            0
-        };
-        let (mut blocks, mut rest) = bytes.split_at(blocks);
-        if !blocks.is_empty() {
-            match self.file.write_all_at(blocks, self.written) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    (blocks, rest) = (&[], bytes);
+            // The buffer begins at a multiple of its capacity, so the chunks are aligned.
+            let is_hole = |chunk: &[u8]| Some(chunk) == ZEROS.get(..chunk.len());
+            let mut at = 0;
+            for run in bytes
+                .chunks(HOLE)
+                .collect::<Vec<_>>()
+                .chunk_by(|a, b| is_hole(a) == is_hole(b))
+            {
+                let end = at + run.iter().map(|chunk| chunk.len()).sum::<usize>();
+                if !run.first().is_some_and(|chunk| is_hole(chunk)) {
+                    let data = bytes.get(at..end).unwrap_or_default();
+                    write_run(&self.file, &mut self.direct, data, self.written + at as u64)?;
                 }
-                Err(error) => return Err(error),
+                at = end;
             }
-        }
-        if !rest.is_empty() {
-            if self.direct {
-                fcntl(&self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
-                self.direct = false;
-            }
-            self.file
-                .write_all_at(rest, self.written + blocks.len() as u64)?;
         }
         self.written += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Writes `bytes` at `offset`, which is aligned while writes are direct.
+fn write_run(file: &File, direct: &mut bool, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let blocks = if *direct {
+        bytes.len() / ALIGNMENT * ALIGNMENT
+    } else {
+        0
+    };
+    let (mut blocks, mut rest) = bytes.split_at(blocks);
+    if !blocks.is_empty() {
+        match file.write_all_at(blocks, offset) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (blocks, rest) = (&[], bytes);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if !rest.is_empty() {
+        if *direct {
+            fcntl(file, FcntlArg::F_SETFL(OFlag::empty()))?;
+            *direct = false;
+        }
+        file.write_all_at(rest, offset + blocks.len() as u64)?;
+    }
+    Ok(())
 }
 
 fn remove_leftover(path: &PathBuf) -> io::Result<()> {
@@ -214,6 +260,26 @@ mod tests {
     }
 
     #[test]
+    fn regression_zeros_of_a_large_file_become_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let mut buffer = Buffer::new();
+        for end in [0, 1, 5, HOLE] {
+            let mut bytes = vec![0; 3 * CAPACITY + end];
+            bytes[CAPACITY + HOLE] = 1;
+            let path = directory.path().join(end.to_string());
+            let mut sink = Sink::create(path.clone(), buffer).unwrap().sparse();
+            for piece in bytes.chunks(100_003) {
+                sink.append(piece).unwrap();
+            }
+            buffer = sink.finish().unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes, "{end}");
+            let blocks = std::fs::metadata(&path).unwrap().blocks();
+            assert!(blocks * 512 <= 2 * HOLE as u64, "{end}: {blocks} blocks");
+        }
+    }
+
+    #[test]
     fn a_full_disk_is_reported() {
         // The device refuses every write, and cannot be created anew either.
         let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -224,6 +290,7 @@ mod tests {
             buffer: Buffer::new(),
             written: 0,
             direct: false,
+            sparse: false,
         };
         let error = sink.append(&[1; CAPACITY]).unwrap_err();
         assert!(

@@ -4,7 +4,14 @@
 //! A checked map is ascending and without overlaps, lies within the real size, and its lengths add
 //! up to the number of stored bytes.
 
-use super::header::{decimal, unsigned};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use super::header::{BLOCK, decimal, unsigned};
 use super::{Limits, Problem};
 
 /// The data segments of a sparse file.
@@ -77,6 +84,85 @@ impl Map {
             ));
         }
         Ok(())
+    }
+}
+
+/// A file with more data segments than this is written whole: the map would be large.
+const MOST_SEGMENTS: usize = 1 << 14;
+
+/// Offset and length of each run of data in a file of `size` bytes; `None` if there is no hole in
+/// it, or too many, or if the file system cannot tell.
+pub(super) fn data_segments(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
+    let length = i64::try_from(size).ok()?;
+    let mut segments = Vec::new();
+    let (mut at, mut data) = (0, 0);
+    while at < length {
+        let start = match lseek(file, at, Whence::SeekData) {
+            Ok(start) => start.min(length),
+            // No more data.
+            Err(Errno::ENXIO) => break,
+            Err(_) => return None,
+        };
+        at = lseek(file, start, Whence::SeekHole).ok()?.min(length);
+        if at > start {
+            segments.push((start as u64, (at - start) as u64));
+            data += at - start;
+        }
+        if segments.len() > MOST_SEGMENTS {
+            return None;
+        }
+    }
+    (data < length).then_some(segments)
+}
+
+/// The map of PAX format 1.0, in whole blocks. An empty segment at the end gives the size, which
+/// some readers want.
+pub(super) fn map_text(segments: &[(u64, u64)], size: u64) -> Vec<u8> {
+    let last = [(size, 0)];
+    let mut text = format!("{}\n", segments.len() + 1);
+    for (offset, length) in segments.iter().chain(&last) {
+        text.push_str(&format!("{offset}\n{length}\n"));
+    }
+    let mut text = text.into_bytes();
+    text.resize(text.len().next_multiple_of(BLOCK), 0);
+    text
+}
+
+/// Reads the data segments of a file, one after another.
+pub(super) struct DataReader<'a> {
+    file: &'a File,
+    segments: &'a [(u64, u64)],
+    /// Bytes of the first segment that were read.
+    done: u64,
+}
+
+impl<'a> DataReader<'a> {
+    pub(super) fn new(file: &'a File, segments: &'a [(u64, u64)]) -> DataReader<'a> {
+        DataReader {
+            file,
+            segments,
+            done: 0,
+        }
+    }
+}
+
+impl Read for DataReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(((offset, length), rest)) = self.segments.split_first() {
+            let left = length - self.done;
+            if left == 0 {
+                (self.segments, self.done) = (rest, 0);
+                continue;
+            }
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let room = buffer.get_mut(..wanted).unwrap_or_default();
+            let count = self.file.read_at(room, offset + self.done)?;
+            self.done += count as u64;
+            return Ok(count);
+        }
+        Ok(0)
     }
 }
 

@@ -8,8 +8,11 @@ use super::apply::Applier;
 use super::content::Contents;
 use super::pipeline::Stream;
 use super::reader::Archive;
-use super::{Error, Limits};
+use super::{Error, Limits, Problem};
 use crate::layer::tree::Tree;
+
+/// Less than this is no archive, in bytes.
+const BLOCK: u64 = super::header::BLOCK as u64;
 
 /// A layer that has been packed.
 #[derive(Debug)]
@@ -84,20 +87,65 @@ pub fn pack_layer(
     limits: &Limits,
     progress: &Progress,
 ) -> Result<Packed, Error> {
+    pack(source, staging, limits, progress, false)
+}
+
+/// Packs an archive that a person made: as [`pack_layer`], but what may have been cut short, or has
+/// something behind its end, is refused. Container engines accept both in layers, so there these
+/// cannot be errors.
+///
+/// # Errors
+/// [`Error`].
+pub fn pack_archive(
+    source: impl Read + Send,
+    staging: &Path,
+    limits: &Limits,
+    progress: &Progress,
+) -> Result<Packed, Error> {
+    pack(source, staging, limits, progress, true)
+}
+
+fn pack(
+    source: impl Read + Send,
+    staging: &Path,
+    limits: &Limits,
+    progress: &Progress,
+    strict: bool,
+) -> Result<Packed, Error> {
     std::thread::scope(|scope| {
         let stream = Stream::new(scope, source, limits, progress)?;
         let mut archive = Archive::new(stream, limits);
         let mut contents = Contents::new(staging, limits.holes)?;
         let mut applier = Applier::new(limits);
-        while archive.next()? {
+        while archive.next().map_err(|error| match error {
+            Error::Header {
+                offset: 0,
+                problem: Problem::Checksum | Problem::Number("checksum"),
+            }
+            | Error::Truncated { offset: ..BLOCK }
+                if strict =>
+            {
+                Error::NotAnArchive
+            }
+            error => error,
+        })? {
             applier.apply(&mut archive, &mut contents)?;
         }
         let mut statistics = Statistics {
             entries: archive.entries(),
             ..Statistics::default()
         };
+        let marked = archive.marked;
+        let mut stream = archive.into_stream();
+        if strict {
+            match (marked, stream.offset()) {
+                (true, _) => stream.only_zeros()?,
+                (false, 0) => return Err(Error::Empty),
+                (false, _) => return Err(Error::NoEndMarker),
+            }
+        }
         // Whatever follows the archive belongs to the diffID all the same.
-        let (diff_id, uncompressed, compressed) = archive.into_stream().finish()?;
+        let (diff_id, uncompressed, compressed) = stream.finish()?;
         contents.finish(&mut statistics)?;
         statistics.uncompressed = uncompressed;
         statistics.compressed = compressed;

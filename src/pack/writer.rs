@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use tar::Header;
 
 use super::header::BLOCK;
-use super::{Error, Escaped, Problem};
+use super::{Error, Escaped, Problem, sparse};
 use crate::layer::{Metadata, Timestamp};
 
 /// One entry to be written.
@@ -32,6 +32,13 @@ pub enum TarKind<'a> {
     Directory,
     /// A regular file of this many bytes.
     Regular(u64),
+    /// A regular file of this many bytes with holes; the content is that of its data only.
+    Sparse {
+        /// Size of the file.
+        size: u64,
+        /// Offset and length of each run of data, ascending.
+        segments: &'a [(u64, u64)],
+    },
     /// A symbolic link with its target.
     Symlink(&'a [u8]),
     /// A hard link to a path that was written before.
@@ -62,7 +69,7 @@ impl<W: Write> TarWriter<W> {
         }
     }
 
-    /// Writes one entry; `content` is read only for [`TarKind::Regular`], and to exactly its size.
+    /// Writes one entry; `content` is read only for regular files, and to exactly its size.
     ///
     /// # Errors
     /// [`Error::WriteArchive`]; [`Error::Unarchivable`] for what tar cannot hold or a content
@@ -79,6 +86,10 @@ impl<W: Write> TarWriter<W> {
         self.write(header.as_bytes())?;
         match entry.kind {
             TarKind::Regular(size) => self.write_content(entry.path, size, content),
+            TarKind::Sparse { size, segments } => {
+                self.write(&sparse::map_text(segments, size))?;
+                self.write_content(entry.path, data_size(segments), content)
+            }
             _ => Ok(()),
         }
     }
@@ -152,6 +163,18 @@ impl<W: Write> TarWriter<W> {
         }
         let (kind, size, link, device) = match entry.kind {
             TarKind::Regular(size) => (b'0', size, &b""[..], None),
+            TarKind::Sparse { size, segments } => {
+                for (key, value) in [("major", 1), ("minor", 0), ("realsize", size)] {
+                    let key = format!("GNU.sparse.{key}");
+                    record(
+                        &mut self.records,
+                        key.as_bytes(),
+                        value.to_string().as_bytes(),
+                    );
+                }
+                let map = sparse::map_text(segments, size).len() as u64;
+                (b'0', map + data_size(segments), &b""[..], None)
+            }
             TarKind::HardLink(target) => (b'1', 0, target, None),
             TarKind::Symlink(target) => (b'2', 0, target, None),
             TarKind::CharDevice(major, minor) => (b'3', 0, &b""[..], Some((major, minor))),
@@ -284,6 +307,10 @@ impl<W: Write> TarWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.inner.write_all(bytes).map_err(Error::WriteArchive)
     }
+}
+
+fn data_size(segments: &[(u64, u64)]) -> u64 {
+    segments.iter().map(|(_, length)| length).sum()
 }
 
 /// The path as archives have it: directories end with a slash, and the root is `./`.

@@ -35,6 +35,8 @@ pub(super) struct TarFile {
     path: PathBuf,
     file: Arc<File>,
     entries: HashMap<Vec<u8>, Entry>,
+    /// Whether it has the marker that ends it.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl TarFile {
             path: path.to_owned(),
             file: Arc::new(File::open(path).map_err(io)?),
             entries: HashMap::new(),
+            whole: false,
         };
         if !metadata.is_file() {
             return Err(tar.wrong("it is not a file"));
@@ -79,6 +82,20 @@ impl TarFile {
         Error::Archive {
             path: self.path.clone(),
             why: why.into(),
+        }
+    }
+
+    /// Whether its end is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// An error about something that is not in this archive, perhaps because its end is missing.
+    pub(super) fn lacks(&self, why: &str) -> Error {
+        if self.whole {
+            self.wrong(why)
+        } else {
+            self.wrong(format!("it is cut short, without its end marker: {why}"))
         }
     }
 
@@ -144,6 +161,7 @@ impl TarFile {
             let mut block = [0; BLOCK as usize];
             self.read_at(&mut block, position)?;
             if block.iter().all(|byte| *byte == 0) {
+                self.whole = true;
                 break;
             }
             let header = Header::from_byte_slice(&block);
@@ -224,7 +242,7 @@ impl TarFile {
             position = end.next_multiple_of(BLOCK);
         }
         if self.entries.is_empty() {
-            return Err(self.wrong("it has no files in it"));
+            return Err(self.lacks("it has no files in it"));
         }
         Ok(())
     }

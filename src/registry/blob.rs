@@ -7,9 +7,10 @@
 use std::io::{self, Read};
 
 use super::client::Repository;
-use super::transport::{Request, chain};
+use super::transport::Request;
 use super::url::Url;
 use super::{BlobReader, Error, Settings};
+use crate::cause::chain;
 use crate::oci::{Descriptor, quoted};
 
 impl Repository {

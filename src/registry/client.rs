@@ -14,9 +14,10 @@ use serde::Deserialize;
 use super::closest::closest;
 use super::exact::read_limited;
 use super::token::{Authorization, Challenge, TokenRequest, unauthorized};
-use super::transport::{Request, Response, Transport, chain};
+use super::transport::{Request, Response, Transport};
 use super::url::Url;
 use super::{BlobReader, Credentials, Error, Fetched, ManifestName, Settings, Source};
+use crate::cause::chain;
 use crate::oci::{DEFAULT_TAG, Descriptor, Digest, MAX_DOCUMENT_SIZE, MediaType, Reference};
 
 /// How many pages of tags are read; registries give some hundred tags on each.
@@ -404,10 +405,19 @@ impl Source for Repository {
         let headers = [("accept", accepted.join(", "))];
         let (bytes, headers) = match self.document(&url, &headers, &wanted.to_string()) {
             Err(Error::NotFound { reference, .. }) if wanted.digest().is_none() => {
-                let tags = self.tags_of(PAGES_FOR_HINT).unwrap_or_else(|e| {
-                    log::debug!("no tags to suggest: {}", chain(&e));
-                    Vec::new()
-                });
+                let tags = match self.tags_of(PAGES_FOR_HINT) {
+                    Ok(tags) => tags,
+                    Err(Error::NotFound { .. }) => {
+                        return Err(Error::NotFound {
+                            reference: format!("repository {}", wanted.name()),
+                            closest: Vec::new(),
+                        });
+                    }
+                    Err(e) => {
+                        log::debug!("no tags to suggest: {}", chain(&e));
+                        Vec::new()
+                    }
+                };
                 let closest = closest(&name, tags.iter().map(String::as_str));
                 return Err(Error::NotFound { reference, closest });
             }

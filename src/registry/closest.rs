@@ -6,7 +6,7 @@ const SHOWN: usize = 5;
 const SEARCHED: usize = 20_000;
 
 /// The names most like `wanted`, best first; those that are not like it at all are left out.
-pub(super) fn closest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub fn closest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut ranked: Vec<(usize, &str)> = names
         .into_iter()
         .take(SEARCHED)

@@ -52,7 +52,7 @@ impl DockerArchive {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let tar = TarFile::open(path)?;
         let manifest = tar.read("manifest.json", MAX_DOCUMENT_SIZE)?.ok_or_else(|| {
-            tar.wrong("it has no manifest.json, so it does not come from docker save since Docker 1.10")
+            tar.lacks("it has no manifest.json, so it does not come from docker save since Docker 1.10")
         })?;
         let images: Vec<Image> = serde_json::from_slice(&manifest)
             .map_err(|e| tar.wrong(format!("its manifest.json is invalid: {e}")))?;
@@ -78,10 +78,9 @@ impl DockerArchive {
             .tar
             .read(&image.config, MAX_DOCUMENT_SIZE)?
             .ok_or_else(|| {
-                self.tar.wrong(format!(
-                    "the configuration {} is missing",
-                    quoted(&image.config)
-                ))
+                let config = quoted(&image.config);
+                self.tar
+                    .lacks(&format!("the configuration {config} is missing"))
             })?;
         let config = ImageConfig::parse(&bytes)?;
         let names = image.layers.as_deref().unwrap_or_default();
@@ -117,7 +116,7 @@ impl DockerArchive {
         };
         let (position, size) = self.tar.find(name.as_bytes()).ok_or_else(|| {
             self.tar
-                .wrong(format!("the layer {} is missing", quoted(name)))
+                .lacks(&format!("the layer {} is missing", quoted(name)))
         })?;
         let section = || self.tar.section(position, position + size);
         let (media_type, digest) = match Compression::sniff(&start_of(section()).map_err(io)?) {
@@ -132,6 +131,16 @@ impl DockerArchive {
 
     fn select(&self, which: &ManifestName) -> Result<Option<Fetched>, Error> {
         let image = match which {
+            ManifestName::Default if self.images.len() > 1 => {
+                let names = |image: &Image| match image.repo_tags.iter().flatten().next() {
+                    Some(name) => name.clone(),
+                    None => format!("one without a name ({})", quoted(&image.config)),
+                };
+                return Err(Error::SeveralImages {
+                    path: self.path.clone(),
+                    images: self.images.iter().map(names).collect(),
+                });
+            }
             ManifestName::Default => self.images.first(),
             ManifestName::Tag(tag) => self.images.iter().find(|image| image.is_named(tag)),
             ManifestName::Digest(digest) => {
@@ -250,7 +259,10 @@ mod tests {
             ("repositories", b"{}"),
         ]);
         let archive = archive.unwrap();
-        let fetched = archive.manifest(&ManifestName::Default).unwrap();
+        let error = archive.manifest(&ManifestName::Default).unwrap_err();
+        assert!(matches!(error, Error::SeveralImages { images, .. } if images[0] == "x:1"));
+        let first = ManifestName::Tag("x:1".into());
+        let fetched = archive.manifest(&first).unwrap();
         for name in ["x:1", "docker.io/library/y:2"] {
             assert_eq!(
                 archive.manifest(&ManifestName::Tag(name.into())).unwrap(),

@@ -20,6 +20,14 @@ pub enum Error {
         /// The tags nearest to the one that was asked for, best first; possibly none.
         closest: Vec<String>,
     },
+    /// There are several images, and none was chosen.
+    #[error("{} has several images: {}", .path.display(), .images.join(", "))]
+    SeveralImages {
+        /// The file or directory.
+        path: PathBuf,
+        /// What they are called there, or else their digests.
+        images: Vec<String>,
+    },
     /// The registry wants credentials, or others.
     #[error("{registry} requires authentication: {hint}")]
     Unauthorized {

@@ -112,7 +112,13 @@ impl Layout {
                 }
             }
         };
-        bytes.ok_or_else(|| self.wrong(format!("it is not an OCI layout: it has no {name}")))
+        bytes.ok_or_else(|| {
+            let why = format!("it is not an OCI layout: it has no {name}");
+            match &self.files {
+                Files::Archive(tar) => tar.lacks(&why),
+                Files::Directory => self.wrong(why),
+            }
+        })
     }
 
     /// Opens a blob: the file it is in, where it starts there, and its size.
@@ -124,7 +130,12 @@ impl Layout {
         };
         match &self.files {
             Files::Archive(tar) => {
-                let (position, size) = tar.find(name.as_bytes()).ok_or_else(missing)?;
+                let found = tar.find(name.as_bytes());
+                let missing = || match tar.is_whole() {
+                    true => missing(),
+                    false => tar.lacks(&format!("it has no blob {digest}")),
+                };
+                let (position, size) = found.ok_or_else(missing)?;
                 Ok((tar.section(position, position + size), size))
             }
             Files::Directory => {
@@ -138,17 +149,34 @@ impl Layout {
         }
     }
 
-    fn select(&self, which: &ManifestName) -> Option<Descriptor> {
+    fn select(&self, which: &ManifestName) -> Result<Option<Descriptor>, Error> {
         let entries = &self.index.manifests;
-        match which {
-            ManifestName::Default => self.index.images().next().or(entries.first()).cloned(),
+        Ok(match which {
+            ManifestName::Default => {
+                let first = self.index.images().next();
+                let other = |entry: &&Descriptor| first.is_some_and(|f| f.digest != entry.digest);
+                if self.index.images().any(|entry| other(&entry)) {
+                    return Err(Error::SeveralImages {
+                        path: self.path.clone(),
+                        images: self.index.images().map(called).collect(),
+                    });
+                }
+                first.or(entries.first()).cloned()
+            }
             ManifestName::Tag(tag) => entries.iter().find(|entry| is_named(entry, tag)).cloned(),
             ManifestName::Digest(digest) => entries
                 .iter()
                 .find(|entry| entry.digest == *digest)
                 .cloned(),
-        }
+        })
     }
+}
+
+/// What an entry of the index is called, or else its digest.
+fn called(entry: &Descriptor) -> String {
+    let named = [REF_NAME, IMAGE_NAME].map(|key| entry.annotations.get(key));
+    let name = named.into_iter().flatten().next();
+    name.map_or_else(|| format!("@{}", entry.digest), Clone::clone)
 }
 
 /// Whether an entry of the index has this name: literally, or as a reference that means the same.
@@ -186,7 +214,7 @@ impl Source for Layout {
     }
 
     fn manifest(&self, which: &ManifestName) -> Result<Fetched, Error> {
-        let entry = self.select(which);
+        let entry = self.select(which)?;
         let not_found = || {
             let names = [REF_NAME, IMAGE_NAME].into_iter().flat_map(|key| {
                 self.index

@@ -40,6 +40,7 @@ mod url;
 pub use auth::{AuthFiles, Credentials};
 #[cfg(feature = "registry")]
 pub use client::{Registry, Repository};
+pub use closest::closest;
 pub use docker_archive::DockerArchive;
 pub use error::Error;
 pub use layout::Layout;

@@ -213,7 +213,7 @@ impl Transport {
                     if failures >= self.settings.attempts.min(attempts) {
                         return Err(error);
                     }
-                    log::debug!("attempt {failures}: {}", chain(&error));
+                    log::debug!("attempt {failures}: {}", crate::cause::chain(&error));
                     self.pause(failures, None);
                 }
             }
@@ -377,17 +377,6 @@ fn may_pass(error: &ureq::Error) -> bool {
         | ureq::Error::Protocol(_) => true,
         _ => false,
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// Between 0 and 1; good enough to spread clients out.

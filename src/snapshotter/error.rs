@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
-use crate::{image, mount, store, union};
+use crate::{cause, image, mount, store, union};
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -79,13 +79,7 @@ impl Error {
     /// The error with its causes, in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
+        cause::chain(self)
     }
 }
 

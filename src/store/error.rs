@@ -14,6 +14,9 @@ pub enum Error {
     /// There is no store.
     #[error("there is no store at {}", .0.display())]
     NoStore(PathBuf),
+    /// What should hold the store is a file.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
     /// A store of another version.
     #[error("the store at {} has version {found}, which this program does not know", root.display())]
     Version {
@@ -75,12 +78,23 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn io(source: io::Error, doing: &'static str, path: &Path) -> Error {
+    /// A system call that failed on a file.
+    #[must_use]
+    pub fn io(source: io::Error, doing: &'static str, path: &Path) -> Error {
         Error::Io {
             doing,
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// Whether nothing can be written to the store, at all or by this user.
+    #[must_use]
+    pub fn is_write_protected(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if matches!(
+            source.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        ))
     }
 
     pub(super) fn json(source: serde_json::Error, path: &Path) -> Error {

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::reserve::{self, Reserved};
 use super::{Error, Result};
 
 /// Temporary files of [`write_file`] end so; those of killed processes are garbage.
@@ -15,28 +17,94 @@ pub(super) const TEMPORARY: &str = ".new";
 /// # Errors
 /// [`Error::Io`]; then `path` is as it was.
 pub(super) fn write_file(root: &Path, path: &Path, content: &[u8]) -> Result<()> {
-    let (temporary, mut file) = temporary_file(root)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(error) = renamed {
-        remove_if_there(&temporary)?;
-        return Err(Error::io(error, "writing", path));
+    replace(root, path, content).map_err(|error| Error::io(error, "writing", path))?;
+    sync_parent(path)
+}
+
+/// As [`write_file`], with the space that was kept back if there is no other.
+///
+/// # Errors
+/// As [`write_file`].
+pub(super) fn write_file_always(root: &Path, path: &Path, content: &[u8]) -> Result<()> {
+    let failed = |error| Error::io(error, "writing", path);
+    match replace(root, path, content) {
+        Err(error) if reserve::is_full(&error) => {
+            let staged = temporary_path(root);
+            let taken = reserve::take(root, Reserved::Index, &staged).map_err(failed)?;
+            let Some(file) = taken else {
+                return Err(failed(error));
+            };
+            finish(&staged, file, path, content).map_err(failed)?;
+        }
+        replaced => replaced.map_err(failed)?,
     }
     sync_parent(path)
 }
 
+/// Writes a file under a temporary name and renames it into place, without waiting for the disk.
+pub(super) fn write_copy(root: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let (temporary, mut file) = temporary_file(root)?;
+    let written = file
+        .write_all(content)
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        std::fs::remove_file(&temporary)?;
+    }
+    written
+}
+
+fn replace(root: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let (temporary, file) = temporary_file(root)?;
+    finish(&temporary, file, path, content)
+}
+
+fn finish(temporary: &Path, mut file: File, path: &Path, content: &[u8]) -> io::Result<()> {
+    let written = file
+        .write_all(content)
+        .and_then(|()| file.set_len(content.len() as u64))
+        .and_then(|()| file.sync_all());
+    let renamed = written.and_then(|()| std::fs::rename(temporary, path));
+    if renamed.is_err()
+        && let Err(error) = std::fs::remove_file(temporary)
+    {
+        log::debug!("{}: {error}", temporary.display());
+    }
+    renamed
+}
+
 /// A new file that is nobody else's: another process may have our number in its own PID namespace.
-fn temporary_file(root: &Path) -> Result<(PathBuf, File)> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// It is locked: who sweeps knows by that that it is in use.
+pub(super) fn temporary_file(root: &Path) -> io::Result<(PathBuf, File)> {
     loop {
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        // Not beside the target: other tools read that directory too.
-        let path = root.join(format!("ingest/{}-{count}{TEMPORARY}", std::process::id()));
+        let path = temporary_path(root);
         match File::create_new(&path) {
-            Ok(file) => return Ok((path, file)),
+            Ok(file) => {
+                file.lock()?;
+                // It may have been swept away before it was locked.
+                if is_at(&file, &path)? {
+                    return Ok((path, file));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io(error, "making", &path)),
+            Err(error) => return Err(error),
         }
+    }
+}
+
+fn temporary_path(root: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    // Not beside the target: other tools read that directory too.
+    root.join(format!("ingest/{}-{count}{TEMPORARY}", std::process::id()))
+}
+
+/// Whether an open file still has its name; who sweeps may have removed it meanwhile.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -6,18 +6,12 @@
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Error, Result, Store, StoreLock, files};
+use super::{Error, LeaseKind, LeaseRecord, Result, Store, StoreLock, files, reserve};
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
-
-/// How long an interrupted ingest is kept for whoever wants to go on with it.
-const INGEST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How old a temporary file must be before its writer is taken for dead.
-const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 
 /// Kind of an object of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,33 +53,55 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Removes all garbage.
+    /// Removes all garbage, and with it the layers that interrupted pulls had finished. While a
+    /// check is under way nothing is removed.
     ///
     /// # Errors
     /// What marking reports; then nothing was removed.
     pub fn sweep(&self, now: SystemTime) -> Result<Swept> {
         let lock = self.lock()?;
-        let swept = self.sweep_locked(&lock, now)?;
+        self.sweep_ingests(now)?;
+        let swept = self.sweep_locked(&lock, now, Duration::ZERO)?;
         drop(lock);
         self.empty_trash()?;
+        self.keep_reserve()?;
         Ok(swept)
     }
 
-    fn sweep_locked(&self, lock: &StoreLock, now: SystemTime) -> Result<Swept> {
-        let live = self.mark(lock)?;
+    /// Removes what nothing refers to, but for what pulls that were interrupted less than
+    /// `resumable` ago had finished.
+    pub(super) fn sweep_locked(
+        &self,
+        lock: &StoreLock,
+        now: SystemTime,
+        resumable: Duration,
+    ) -> Result<Swept> {
         let mut swept = Swept::default();
+        let mut leases = self.read_leases(lock)?;
+        let checking = |lease: &LeaseRecord| lease.kind == LeaseKind::Check;
+        if leases.live.iter().any(checking) {
+            return Ok(swept);
+        }
+        for lease in leases.ended {
+            let age = now.duration_since(lease.modified).unwrap_or_default();
+            if lease.record.kind == LeaseKind::Pull && age < resumable {
+                leases.live.push(lease.record);
+            } else {
+                files::remove_if_there(&lease.path)?;
+            }
+        }
+        let live = self.mark(leases.live)?;
         for object in self.objects()? {
             if !live.contains(&object) {
                 swept.bytes += self.discard(&object)?;
                 swept.objects.push(object);
             }
         }
-        self.sweep_ingests(now)?;
         Ok(swept)
     }
 
     /// Everything that the images and leases need.
-    fn mark(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
+    fn mark(&self, leases: Vec<LeaseRecord>) -> Result<HashSet<Object>> {
         let mut live = HashSet::new();
         for image in self.images()? {
             self.mark_document(&mut live, image.descriptor.digest, true)?;
@@ -98,7 +114,7 @@ impl Store {
         for snapshot in self.snapshot_images()? {
             self.mark_document(&mut live, snapshot.manifest_digest, true)?;
         }
-        for lease in self.leases_under(lock)? {
+        for lease in leases {
             for digest in lease.digests {
                 for kind in [ObjectKind::Layer, ObjectKind::Chain] {
                     live.insert(Object { kind, digest });
@@ -234,51 +250,16 @@ impl Store {
             target.set_file_name(format!("{}-{count}", name.to_string_lossy()));
         }
         match std::fs::rename(path, &target) {
+            // No space for another entry in the trash.
+            Err(error) if reserve::is_full(&error) && path.is_dir() => {
+                files::remove_tree_if_there(path)
+            }
+            Err(error) if reserve::is_full(&error) => files::remove_if_there(path),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(error, "removing", path))
             }
             _ => Ok(()),
         }
-    }
-
-    /// Removes ingests and temporary files that nobody will come back for.
-    fn sweep_ingests(&self, now: SystemTime) -> Result<()> {
-        for name in names(&self.root().join("ingest"))? {
-            let path = self.root().join("ingest").join(&name);
-            let temporary = name.ends_with(files::TEMPORARY);
-            let limit = if temporary { TEMPORARY_AGE } else { INGEST_AGE };
-            let newest = if temporary {
-                path.clone()
-            } else {
-                path.join("blob")
-            };
-            let age = match std::fs::metadata(&newest).or_else(|_| std::fs::metadata(&path)) {
-                Ok(metadata) => metadata
-                    .modified()
-                    .ok()
-                    .and_then(|time| now.duration_since(time).ok()),
-                Err(_gone) => continue,
-            };
-            if age.is_none_or(|age| age < limit) {
-                continue;
-            }
-            // The lock is held until the directory has left its place.
-            let held = if temporary {
-                path.clone()
-            } else {
-                path.join("lock")
-            };
-            let lock = match File::open(&held) {
-                Ok(file) if file.try_lock().is_err() => continue,
-                Ok(file) => Some(file),
-                // Killed before it was locked for the first time.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => return Err(Error::io(error, "opening", &held)),
-            };
-            self.trash(&path)?;
-            drop(lock);
-        }
-        Ok(())
     }
 
     /// Deletes what earlier removals moved into the trash.
@@ -299,7 +280,7 @@ impl Store {
 }
 
 /// The names in a directory that are UTF-8, as all of ours are.
-fn names(directory: &Path) -> Result<Vec<String>> {
+pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
     let failed = |error| Error::io(error, "reading", directory);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {

@@ -4,6 +4,8 @@
 //! whose value is the full reference, which is also what skopeo and podman look for. An image that
 //! lost its name to another keeps its descriptor without it, and is dangling.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, StoreLock, files};
@@ -28,13 +30,53 @@ pub struct Record {
     pub descriptor: Descriptor,
 }
 
+/// The list of images.
+pub(super) const INDEX: &str = "index.json";
+/// A copy of it, for when it is damaged.
+pub(super) const BACKUP: &str = "index.backup";
+/// Where it goes when it is.
+pub(super) const DAMAGED: &str = "index.json.damaged";
+
+/// The content of `index.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct IndexFile {
+pub(super) struct IndexFile {
     #[serde(default)]
     manifests: Vec<Descriptor>,
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
+}
+
+impl IndexFile {
+    /// The file that has these images.
+    pub(super) fn of(records: &[Record]) -> IndexFile {
+        let empty = serde_json::from_slice(EMPTY_INDEX);
+        let mut file = empty.unwrap_or(IndexFile {
+            manifests: Vec::new(),
+            rest: serde_json::Map::new(),
+        });
+        file.manifests = records
+            .iter()
+            .cloned()
+            .map(Record::into_descriptor)
+            .collect();
+        file
+    }
+
+    pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<IndexFile> {
+        serde_json::from_slice(bytes).map_err(|error| Error::json(error, path))
+    }
+
+    pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::json(error, path))
+    }
+
+    pub(super) fn records(self) -> Vec<Record> {
+        self.manifests
+            .into_iter()
+            .map(Record::from_descriptor)
+            .collect()
+    }
 }
 
 impl Record {
@@ -92,12 +134,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`].
     pub fn images(&self) -> Result<Vec<Record>> {
-        let file = self.read_index()?;
-        Ok(file
-            .manifests
-            .into_iter()
-            .map(Record::from_descriptor)
-            .collect())
+        Ok(self.read_index()?.records())
     }
 
     /// Publishes an image: from now on it is in the store. A name it takes from another image
@@ -106,7 +143,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn publish(&self, lock: &StoreLock, image: Record) -> Result<()> {
-        self.update(lock, |images| {
+        self.update(lock, files::write_file, |images| {
             let named =
                 |other: &Record| other.reference.is_some() && other.reference == image.reference;
             if images
@@ -132,15 +169,23 @@ impl Store {
         })
     }
 
-    /// Takes images out of the index; what only they needed becomes garbage.
+    /// Takes images out of the index; what only they needed becomes garbage. It succeeds on a full
+    /// disk too, while there is space that was kept back.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn unpublish(&self, lock: &StoreLock, gone: &[Record]) -> Result<()> {
-        self.update(lock, |images| images.retain(|image| !gone.contains(image)))
+        self.update(lock, files::write_file_always, |images| {
+            images.retain(|image| !gone.contains(image));
+        })
     }
 
-    fn update(&self, _lock: &StoreLock, change: impl FnOnce(&mut Vec<Record>)) -> Result<()> {
+    fn update(
+        &self,
+        _lock: &StoreLock,
+        write: impl FnOnce(&Path, &Path, &[u8]) -> Result<()>,
+        change: impl FnOnce(&mut Vec<Record>),
+    ) -> Result<()> {
         let mut file = self.read_index()?;
         let before = file.manifests.clone();
         let mut images = file
@@ -153,15 +198,20 @@ impl Store {
         if file.manifests == before {
             return Ok(());
         }
-        let path = self.root().join("index.json");
-        let bytes = serde_json::to_vec(&file).map_err(|error| Error::json(error, &path))?;
-        files::write_file(self.root(), &path, &bytes)
+        let path = self.root().join(INDEX);
+        let bytes = file.to_bytes(&path)?;
+        write(self.root(), &path, &bytes)?;
+        // Best effort: only a damaged index.json makes it needed.
+        if let Err(error) = files::write_copy(self.root(), &self.root().join(BACKUP), &bytes) {
+            log::debug!("no copy of the list of images is kept: {error}");
+        }
+        Ok(())
     }
 
     fn read_index(&self) -> Result<IndexFile> {
-        let path = self.root().join("index.json");
+        let path = self.root().join(INDEX);
         let bytes = std::fs::read(&path).map_err(|error| Error::io(error, "reading", &path))?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::json(error, &path))
+        IndexFile::parse(&bytes, &path)
     }
 
     /// Reads a stored manifest or index.

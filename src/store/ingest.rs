@@ -10,8 +10,8 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use super::{Error, Result, Store, files};
 use crate::oci::Digest;
@@ -65,7 +65,8 @@ impl Store {
                     return Err(Error::io(error, "locking", &path));
                 }
             }
-            if is_at(&file, &path)? {
+            let there = files::is_at(&file, &path);
+            if there.map_err(|error| Error::io(error, "reading", &path))? {
                 return Ok(Ingest {
                     directory,
                     lock: file,
@@ -73,18 +74,6 @@ impl Store {
                 });
             }
         }
-    }
-}
-
-/// Whether the locked file still has its name; its owner may have removed it meanwhile.
-fn is_at(file: &File, path: &Path) -> Result<bool> {
-    let ours = file
-        .metadata()
-        .map_err(|error| Error::io(error, "reading", path))?;
-    match std::fs::metadata(path) {
-        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::io(error, "reading", path)),
     }
 }
 
@@ -127,6 +116,14 @@ impl Ingest {
         Ok(path)
     }
 
+    /// Removes what was packed: it is of no use to who goes on with the blob.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn drop_layer(&self) -> Result<()> {
+        files::remove_tree_if_there(&self.directory.join("layer"))
+    }
+
     /// Moves the received blob, which must be complete, verified and synced, to its place.
     ///
     /// # Errors
@@ -141,7 +138,7 @@ impl Ingest {
     /// [`Error::Io`].
     pub fn reset(&self) -> Result<()> {
         files::remove_if_there(&self.blob_path())?;
-        files::remove_tree_if_there(&self.directory.join("layer"))
+        self.drop_layer()
     }
 
     /// Ends the ingest: what is still in it is removed.

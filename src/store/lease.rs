@@ -6,11 +6,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::reserve::{self, Reserved};
 use super::{Error, Result, Store, StoreLock, files};
 use crate::oci::Digest;
 
@@ -22,6 +24,8 @@ pub enum LeaseKind {
     Pull,
     /// A live mount.
     Mount,
+    /// A check of everything: nothing is removed meanwhile.
+    Check,
 }
 
 /// What a lease says.
@@ -40,6 +44,21 @@ pub struct LeaseRecord {
     /// Digests that must stay: of blobs, layers (diffIDs) and chains alike. A manifest keeps what
     /// it refers to.
     pub digests: Vec<Digest>,
+}
+
+/// A lease whose owner has ended.
+#[derive(Debug)]
+pub(super) struct EndedLease {
+    pub(super) path: PathBuf,
+    pub(super) modified: SystemTime,
+    pub(super) record: LeaseRecord,
+}
+
+/// All leases.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    pub(super) live: Vec<LeaseRecord>,
+    pub(super) ended: Vec<EndedLease>,
 }
 
 /// A lease, held until dropped, or until the last process that inherited it ends.
@@ -91,7 +110,20 @@ impl Store {
             file.lock()
                 .map_err(|error| Error::io(error, "locking", &path))?;
             let mut lease = Lease { file, path };
-            lease.write(record)?;
+            match lease.write(record) {
+                Err(Error::Io { source, .. }) if reserve::is_full(&source) => {
+                    let taken = reserve::take(self.root(), Reserved::Lease, &lease.path);
+                    match taken.map_err(|error| Error::io(error, "making", &lease.path))? {
+                        Some(file) => lease.file = file,
+                        None => {
+                            files::remove_if_there(&lease.path)?;
+                            return Err(Error::io(source, "writing", &lease.path));
+                        }
+                    }
+                    lease.write(record)?;
+                }
+                written => written?,
+            }
             return Ok(lease);
         }
     }
@@ -106,7 +138,7 @@ impl Store {
         lease.write(record)
     }
 
-    /// The leases whose owners live. Files that dead owners left are removed.
+    /// The leases whose owners live.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`].
@@ -119,11 +151,16 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::leases`].
-    pub fn leases_under(&self, _lock: &StoreLock) -> Result<Vec<LeaseRecord>> {
+    pub fn leases_under(&self, lock: &StoreLock) -> Result<Vec<LeaseRecord>> {
+        Ok(self.read_leases(lock)?.live)
+    }
+
+    /// All leases; files of ended owners that cannot be read are removed.
+    pub(super) fn read_leases(&self, _lock: &StoreLock) -> Result<Leases> {
         let directory = self.root().join("leases");
         let entries = std::fs::read_dir(&directory)
             .map_err(|error| Error::io(error, "reading", &directory))?;
-        let mut records = Vec::new();
+        let mut leases = Leases::default();
         for entry in entries {
             let path = entry
                 .map_err(|error| Error::io(error, "reading", &directory))?
@@ -134,17 +171,32 @@ impl Store {
                 Err(error) => return Err(Error::io(error, "reading", &path)),
             };
             match file.try_lock_shared() {
-                Ok(()) => files::remove_if_there(&path)?,
-                Err(TryLockError::WouldBlock) => {
-                    let mut bytes = Vec::new();
-                    file.read_to_end(&mut bytes)
-                        .map_err(|error| Error::io(error, "reading", &path))?;
-                    let record = serde_json::from_slice(&bytes);
-                    records.push(record.map_err(|error| Error::json(error, &path))?);
-                }
+                Ok(()) => match read(&mut file, &path) {
+                    Ok(record) => {
+                        let modified = file.metadata().and_then(|metadata| metadata.modified());
+                        let modified =
+                            modified.map_err(|error| Error::io(error, "reading", &path))?;
+                        leases.ended.push(EndedLease {
+                            path,
+                            modified,
+                            record,
+                        });
+                    }
+                    // Its owner was killed while writing it.
+                    Err(Error::Json { .. }) => files::remove_if_there(&path)?,
+                    Err(error) => return Err(error),
+                },
+                Err(TryLockError::WouldBlock) => leases.live.push(read(&mut file, &path)?),
                 Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", &path)),
             }
         }
-        Ok(records)
+        Ok(leases)
     }
+}
+
+fn read(file: &mut File, path: &Path) -> Result<LeaseRecord> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(|error| Error::io(error, "reading", path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::json(error, path))
 }

@@ -10,6 +10,7 @@
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
+//!   reserve/                                     space kept back for when the disk is full
 //!   trash/                                       being deleted
 //!   lock                                         held while index.json changes or garbage is swept
 //! ```
@@ -34,9 +35,12 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod rebuild;
+mod reserve;
 mod snapshots;
 mod staging;
 mod sync;
+mod tidy;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -54,6 +58,7 @@ pub use images::{REFERENCE_ANNOTATION, Record};
 pub use ingest::Ingest;
 pub use layers::{LayerRecord, LayerSource};
 pub use lease::{Lease, LeaseKind, LeaseRecord};
+pub use rebuild::Rebuilt;
 pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
@@ -87,6 +92,9 @@ impl Store {
     /// [`Error::Io`] names the path that could not be made or read, [`Error::Version`] a store of
     /// another version.
     pub fn create(root: &Path) -> Result<Store> {
+        if std::fs::metadata(root).is_ok_and(|found| !found.is_dir()) {
+            return Err(Error::NotADirectory(root.to_owned()));
+        }
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         // Images hold files that only their owners may read, so the store is private.
@@ -98,8 +106,10 @@ impl Store {
             make.create(&path)
                 .map_err(|error| Error::io(error, "making the store", &path))?;
         }
-        // Two first commands at once: whoever comes second finds the files.
+        // Two first commands at once: whoever comes second finds the files. In a store that is
+        // there nothing is made anew: an empty list of images would make all of it garbage.
         let lock = lock_at(root)?;
+        let is_store = root.join("store.json").exists();
         for (name, content) in [
             ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
             ("index.json", images::EMPTY_INDEX),
@@ -109,12 +119,17 @@ impl Store {
             ),
         ] {
             let path = root.join(name);
-            if !path.exists() {
+            let must_not_be_made = is_store && name == "index.json";
+            if !must_not_be_made && !path.exists() {
                 files::write_file(root, &path, content)?;
             }
         }
         drop(lock);
-        Store::open(root)
+        let store = Store::open(root)?;
+        if !is_store {
+            store.keep_reserve()?;
+        }
+        Ok(store)
     }
 
     /// Opens the store at `root`.
@@ -127,6 +142,9 @@ impl Store {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoStore(root.to_owned()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::NotADirectory(root.to_owned()));
             }
             Err(error) => return Err(Error::io(error, "reading", &path)),
         };

@@ -34,8 +34,16 @@ impl Store {
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let lock = File::open(&path).and_then(|file| file.lock().map(|()| file));
-                    let lock = lock.map_err(|error| Error::io(error, "locking", &path))?;
-                    return Ok(Staging { path, _lock: lock });
+                    let lock = match lock {
+                        Ok(lock) => lock,
+                        // Swept away before it was locked.
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                        Err(error) => return Err(Error::io(error, "locking", &path)),
+                    };
+                    let there = files::is_at(&lock, &path);
+                    if there.map_err(|error| Error::io(error, "reading", &path))? {
+                        return Ok(Staging { path, _lock: lock });
+                    }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io(error, "making", &path)),

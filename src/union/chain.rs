@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! * Node number = row of the index + 1, so numbers are the same at every mount.
-//! * Nothing is cached or locked here: the index answers from its mapping, and contents are
-//!   opened anew each time (callers keep them).
+//! * Nothing is cached or locked here: the index answers from its mapping, but for the blocks of
+//!   large files, and contents are opened anew each time (callers keep them).
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat};
 
 use super::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals};
 use crate::layer::index::{Index, Named, NodeKind, NodeRef};
@@ -48,6 +48,15 @@ impl LayerContent {
             Err(errno) => return Err(errno.into()),
         };
         Ok(LayerContent { directory, pack })
+    }
+
+    /// Blocks of 512 bytes that the file with this number takes; `None` if it cannot be told.
+    fn blocks(&self, number: u32) -> Option<u64> {
+        let path = format!("files/{number}");
+        let found = fstatat(&self.directory, path.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        found
+            .ok()
+            .and_then(|stat| u64::try_from(stat.st_blocks).ok())
     }
 
     /// Opens the content that lies at `place`.
@@ -159,7 +168,7 @@ impl Chain {
     }
 
     pub(super) fn attributes(&self, node: NodeNumber) -> Result<Attributes> {
-        Ok(attributes(node, self.node(node)?))
+        Ok(self.attributes_of(node, self.node(node)?))
     }
 
     pub(super) fn read_link(&self, node: NodeNumber) -> Result<Cow<'_, [u8]>> {
@@ -185,7 +194,7 @@ impl Chain {
         emit: &mut dyn FnMut(Listed<'_>, &Attributes) -> ControlFlow<()>,
     ) -> Result<()> {
         self.walk(directory, offset, &mut |listed, row| {
-            emit(listed, &attributes(listed.node, row))
+            emit(listed, &self.attributes_of(listed.node, row))
         })
     }
 
@@ -268,6 +277,18 @@ impl Chain {
             }
             _ => Ok(None),
         }
+    }
+
+    /// The attributes of a row. A large file may have holes, which only the file itself knows.
+    fn attributes_of(&self, node: NodeNumber, row: NodeRef<'_>) -> Attributes {
+        let mut found = attributes(node, row);
+        if let NodeKind::Regular(Place::File(number)) = row.kind()
+            && let Some(layer) = self.layers.get(usize::from(row.layer()))
+            && let Some(blocks) = layer.blocks(number)
+        {
+            found.blocks = blocks;
+        }
+        found
     }
 
     pub(super) fn totals(&self) -> Totals {

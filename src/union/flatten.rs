@@ -11,6 +11,8 @@
 //! # See
 //! OCI image specification, `layer.md`.
 
+use std::collections::HashSet;
+
 use thiserror::Error;
 
 use crate::layer::index::{DetachedRow, Index, Named, NodeKind, NodeRef};
@@ -65,25 +67,42 @@ struct Flattening {
     parents: Vec<NodeId>,
 }
 
+type Name<'a> = (NodeId, &'a [u8]);
+type Applied = Result<(), FlattenError>;
+
 /// One layer while it is applied.
 struct Applying<'a> {
     index: &'a Index,
     number: u16,
     /// What the layer's nodes have become, so that hard links stay one node.
     made: Vec<Option<NodeId>>,
+    /// The names that the layer gave to files of the layers below, whose nodes keep their number.
+    linked: HashSet<(NodeId, Box<[u8]>)>,
+}
+
+impl Applying<'_> {
+    /// Whether this layer put `node` under `name`, so that its whiteouts do not mean it.
+    fn has_put(&self, tree: &Tree, node: NodeId, directory: NodeId, name: &[u8]) -> bool {
+        tree.layer(node) == self.number || self.linked.contains(&(directory, name.into()))
+    }
 }
 
 impl Flattening {
-    fn apply(&mut self, index: &Index, number: u16) -> Result<(), FlattenError> {
+    fn apply(&mut self, index: &Index, number: u16) -> Applied {
         let mut layer = Applying {
             index,
             number,
             made: vec![None; index.node_count() as usize],
+            linked: HashSet::new(),
         };
         // Links lead to the layers below as they were before this one hides or replaces anything.
         for row in 0..index.node_count() {
             if let Some(NodeKind::UnresolvedLink(target)) = index.node(row).map(|n| n.kind()) {
-                layer.made[row as usize] = self.resolve_leaf(target);
+                let found = self.resolve_leaf(target);
+                if let (Some(linked), Some(link)) = (found, index.node(row)) {
+                    self.take_attributes(linked, link);
+                }
+                layer.made[row as usize] = found;
             }
         }
         let mut deferred = Vec::new();
@@ -97,7 +116,7 @@ impl Flattening {
                     // What this layer itself put there, by another path, stays.
                     Named::Whiteout => {
                         let found = self.tree.lookup(to, name);
-                        if found.is_none_or(|node| self.tree.layer(node) != layer.number) {
+                        if !found.is_some_and(|node| layer.has_put(&self.tree, node, to, name)) {
                             self.tree.remove(to, name);
                         }
                     }
@@ -112,14 +131,19 @@ impl Flattening {
         for (directory, name, row, target) in deferred {
             let node = layer.made[row as usize].or_else(|| self.resolve_leaf(target));
             let node = node.ok_or_else(|| FlattenError::LinkTarget(text(target)))?;
+            if layer.made[row as usize].is_none()
+                && let Some(link) = index.node(row)
+            {
+                self.take_attributes(node, link);
+            }
             layer.made[row as usize] = Some(node);
-            self.tree.put(directory, name, node)?;
+            self.put(&mut layer, (directory, name), node)?;
         }
         self.apply_detached(&mut layer)
     }
 
     /// Entries below symlinked parents: first what hides, so that order in the archive is nothing.
-    fn apply_detached(&mut self, layer: &mut Applying<'_>) -> Result<(), FlattenError> {
+    fn apply_detached(&mut self, layer: &mut Applying<'_>) -> Applied {
         for (path, row) in layer.index.detached() {
             if matches!(row, DetachedRow::Node(_)) {
                 continue;
@@ -129,11 +153,13 @@ impl Flattening {
                 continue;
             };
             match (row, self.tree.lookup(directory, name)) {
-                (DetachedRow::Whiteout, Some(node)) if self.tree.layer(node) != layer.number => {
+                (DetachedRow::Whiteout, Some(node))
+                    if !layer.has_put(&self.tree, node, directory, name) =>
+                {
                     self.tree.remove(directory, name);
                 }
                 (DetachedRow::Opaque, Some(node)) if self.tree.is_directory(node) => {
-                    self.remove_lower_children(node, layer.number);
+                    self.remove_lower_children(node, layer);
                 }
                 _ => {}
             }
@@ -151,6 +177,25 @@ impl Flattening {
             }
         }
         Ok(())
+    }
+
+    /// Names a file, one of this layer or one that it links to.
+    fn put(&mut self, layer: &mut Applying<'_>, name: Name<'_>, node: NodeId) -> Applied {
+        if self.tree.layer(node) != layer.number {
+            layer.linked.insert((name.0, name.1.into()));
+        }
+        Ok(self.tree.put(name.0, name.1, node)?)
+    }
+
+    /// Gives a file the attributes that the entry of a hard link to it has, as engines do: they
+    /// change mode, owner and times of the inode. Its extended attributes stay.
+    fn take_attributes(&mut self, node: NodeId, link: NodeRef<'_>) {
+        let mut metadata = link.metadata();
+        if matches!(self.tree.kind(node), Kind::Symlink(_)) {
+            metadata.permissions = self.tree.metadata(node).permissions;
+        }
+        let xattrs = self.tree.xattrs(node);
+        self.tree.set_attributes(node, metadata, xattrs);
     }
 
     /// Puts a node of the layer under `name` in `to`.
@@ -182,7 +227,7 @@ impl Flattening {
                 made
             }
         };
-        self.tree.put(to, name, made)?;
+        self.put(layer, (to, name), made)?;
         Ok(Placed::Leaf)
     }
 
@@ -210,7 +255,7 @@ impl Flattening {
             }
             if let Some(directory) = kept {
                 if opaque {
-                    self.remove_lower_children(directory, layer.number);
+                    self.remove_lower_children(directory, layer);
                 }
                 if !implied {
                     self.merge_directory(directory, node, layer)?;
@@ -302,14 +347,15 @@ impl Flattening {
         Ok(directory)
     }
 
-    fn remove_lower_children(&mut self, directory: NodeId, layer: u16) {
+    fn remove_lower_children(&mut self, directory: NodeId, layer: &Applying<'_>) {
         let children: Vec<(Box<[u8]>, Target)> = self
             .tree
             .children(directory)
             .map(|(name, target)| (name.into(), target))
             .collect();
         for (name, target) in children {
-            if !matches!(target, Target::Node(node) if self.tree.layer(node) == layer) {
+            if !matches!(target, Target::Node(node) if layer.has_put(&self.tree, node, directory, &name))
+            {
                 self.tree.remove(directory, &name);
             }
         }
@@ -615,6 +661,52 @@ mod tests {
         for (what, layers, expected) in cases {
             let found = flat(layers).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(found, *expected, "{what}");
+        }
+    }
+
+    /// Engines give the linked inode owner, mode and times of the link's entry.
+    #[test]
+    fn regression_a_link_into_a_lower_layer_changes_what_it_links_to() {
+        let mut upper = Tree::new();
+        let metadata = Metadata {
+            permissions: 0o4755,
+            uid: 1,
+            gid: 2,
+            mtime: Timestamp {
+                seconds: 9,
+                nanoseconds: 5,
+            },
+        };
+        for (name, target) in [("b", "a"), ("t", "s")] {
+            let kind = Kind::UnresolvedLink(target.as_bytes().into());
+            let link = upper.new_node(metadata, kind, XattrSet::default()).unwrap();
+            upper.put(Tree::ROOT, name.as_bytes(), link).unwrap();
+        }
+        let mut bytes = Vec::new();
+        upper.write_layer(&mut bytes).unwrap();
+        let layers = [layer(&["a=4", "s->a"]), Index::from_bytes(bytes).unwrap()];
+        let tree = flatten(&layers).unwrap();
+        for (name, permissions) in [("a", 0o4755), ("b", 0o4755), ("s", 0o644), ("t", 0o644)] {
+            let node = tree.lookup(Tree::ROOT, name.as_bytes()).unwrap();
+            let expected = Metadata {
+                permissions,
+                ..metadata
+            };
+            assert_eq!(tree.metadata(node), expected, "{name}");
+        }
+    }
+
+    /// The node of such a link has the number of the layer below, but this layer put it there.
+    #[test]
+    fn regression_a_whiteout_leaves_what_its_own_layer_linked_there_by_another_path() {
+        let lower = ["a=4", "usr/", "usr/d/", "usr/d/x=9", "usr/x=9", "z->usr"];
+        let (whiteout, opaque) = (
+            ["usr?/", "-usr/x", "z?/", "z/x=>a"],
+            ["usr?/", "usr/d!?/", "z?/", "z/d?/", "z/d/x=>a"],
+        );
+        for (upper, expected) in [(&whiteout[..], "usr/x=4x2"), (&opaque, "usr/d/x=4x2")] {
+            let found = flat(&[&lower, upper]).unwrap();
+            assert!(found.contains(&expected.to_owned()), "{upper:?}: {found:?}");
         }
     }
 

@@ -3,15 +3,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod damage;
 mod helper;
+mod importing;
 mod inspect;
+mod messages;
 mod mounts;
+mod races;
+mod reclaim;
 mod robust;
 mod sources;
 
 use std::path::Path;
 
-use support::{MountGuard, OddImage, User, compare_tree, is_root};
+use plyfs::layer::Metadata;
+use plyfs::pack::{TarEntry, TarKind, TarWriter};
+use support::{MountGuard, OddImage, Store, User, compare_tree, is_root};
 
 /// Compares a mount of the odd image with what it must look like, as the mount's own user sees it.
 fn compare_with_expected(mount: &MountGuard<'_>, odd: &OddImage, user: User) {
@@ -21,6 +28,40 @@ fn compare_with_expected(mount: &MountGuard<'_>, odd: &OddImage, user: User) {
         _ => &["--nlink", "--ignore-xattr", "trusted."],
     };
     compare_tree(user, hidden, mount.path(), &odd.expected);
+}
+
+/// A tar archive with these files.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = TarWriter::new(Vec::new());
+    for (path, content) in files {
+        let entry = TarEntry {
+            path: path.as_bytes(),
+            metadata: Metadata {
+                permissions: 0o644,
+                ..Metadata::default()
+            },
+            kind: TarKind::Regular(content.len() as u64),
+            xattrs: &[],
+        };
+        writer.append(&entry, &mut &content[..]).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// Imports an image of one file into a store.
+fn import(store: &Store, name: &str, content: &[u8]) {
+    let file = store.root().with_file_name("import.tar");
+    std::fs::write(&file, archive(&[("file", content)])).unwrap();
+    store.run(["import".as_ref(), file.as_os_str(), name.as_ref()]);
+}
+
+/// The names in a directory of the store.
+fn names(store: &Store, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(store.root().join(directory)).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect()
 }
 
 /// The argument `oci:DIR:TAG`.

@@ -267,6 +267,26 @@ fn only_mounts_of_ours_are_unmounted() {
     umount2(&point, MntFlags::MNT_DETACH).unwrap();
 }
 
+/// As timeout(1) does, which signals the process and then its group.
+#[test]
+fn regression_a_signal_that_comes_twice_at_once_counts_once() {
+    let Some(lab) = Lab::new() else { return };
+    for _ in 0..4 {
+        let mut command = lab.store.command(["mount", "--foreground", "fixture"]);
+        let mut child = command.arg(lab.store.mountpoint()).spawn().unwrap();
+        wait_for("the mount", || source_of(&lab).is_some());
+        let mut open = File::open(lab.store.mountpoint().join("hello")).unwrap();
+        signal(child.id(), SIGTERM);
+        signal(child.id(), SIGTERM);
+        wait_for("the mount to go", || source_of(&lab).is_none());
+        let mut text = String::new();
+        open.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello\n");
+        drop(open);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
 #[test]
 fn in_the_foreground_the_command_serves_until_it_is_interrupted() {
     let Some(lab) = Lab::new() else { return };

@@ -211,6 +211,38 @@ fn an_interrupted_layer_goes_on_where_it_stopped() {
     assert!(image::check(&store, &|_| {}).unwrap().is_empty());
 }
 
+/// What is only read again from the disk is not shown as if it came anew.
+#[test]
+fn regression_a_resumed_layer_is_shown_from_where_it_goes_on() {
+    let (_directory, store) = store();
+    let good = layer("good", &vec![7; 3 << 20]);
+    let source = image(&[(&good, Digest::of(&good))]);
+    *source.breaks_after.lock().unwrap() = Some(2 << 20);
+    pull(&store, &source).unwrap_err();
+    let states = Mutex::new(Vec::new());
+    let request = PullRequest {
+        source: &source,
+        name: &ManifestName::Default,
+        store_as: None,
+        platform: None,
+        limits: &Limits::default(),
+        parallel: 1,
+    };
+    let observer = |event: image::Event<'_>| states.lock().unwrap().push(event.state);
+    image::pull(&store, &request, &observer, |_| {}).unwrap();
+    let states = states.into_inner().unwrap();
+    assert_eq!(states[0], image::LayerState::Resuming { from: 2 << 20 });
+    let shown = states.iter().filter_map(|state| match state {
+        image::LayerState::Receiving { done } => Some(*done),
+        _ => None,
+    });
+    let shown: Vec<u64> = shown.collect();
+    assert!(
+        !shown.is_empty() && shown.iter().all(|done| *done > 2 << 20),
+        "{shown:?}"
+    );
+}
+
 #[test]
 fn two_pulls_at_once_do_the_work_once() {
     let (directory, store) = store();

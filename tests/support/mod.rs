@@ -39,6 +39,8 @@ pub enum Need {
     Program(&'static str),
     /// A file or directory.
     File(&'static str),
+    /// A program that `scripts/install-packages test` installs into `target/tools`.
+    Tool(&'static str),
 }
 
 /// Whether everything in `needs` is there. Says what is not; panics about it where `CI` is set.
@@ -71,6 +73,10 @@ fn is_there(need: &Need) -> bool {
         Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
         Need::File(path) => Path::new(path).exists(),
+        Need::Tool(name) => {
+            let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
+            tools.join(name).exists() || program(name).is_some()
+        }
     }
 }
 
