@@ -1,7 +1,5 @@
 //! What containerd may rely on, call by call. No mount is made here.
 
-mod images;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -95,6 +93,9 @@ macro_rules! assert_error {
         }
     };
 }
+
+// Below the macro, which it uses.
+mod images;
 
 #[test]
 fn what_is_unknown_is_not_found() {

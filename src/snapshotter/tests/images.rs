@@ -19,6 +19,7 @@ fn image(it: &Fixture) -> (String, String) {
         created: "2026-01-01T00:00:00Z",
         message: None,
         limits: &Limits::default(),
+        told: &|_| {},
     };
     import(&it.store, request).unwrap();
     let listed = it.store.images().unwrap();
