@@ -120,6 +120,7 @@ install: target/release/plyfs target/release/mount-plyfs
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.fuse.plyfs
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local|$(PREFIX)|' dist/plyfs-snapshotter.service > $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
 
 clean:
 	$(CARGO) clean
