@@ -24,9 +24,9 @@ mod pull;
 mod snapshotter;
 mod umount;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -109,14 +109,11 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The arguments; a name of the program that stands for a verb is followed by it.
+/// The arguments, with the verb that the name of the program may stand for.
 fn arguments() -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    let arguments = std::env::args_os().collect();
     #[cfg(feature = "snapshotter")]
-    if name == Some(OsStr::new(snapshotter::PROGRAM)) {
-        arguments.insert(1, "snapshotter".into());
-    }
+    let arguments = snapshotter::with_verb(arguments);
     arguments
 }
 

@@ -1,5 +1,6 @@
 //! `plyfs snapshotter`
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -15,7 +16,7 @@ use crate::pack::Limits;
 use crate::snapshotter::{Remote, Settings, Snapshotter, transport};
 
 /// The name under which the program is this verb.
-pub const PROGRAM: &str = "plyfs-snapshotter";
+const PROGRAM: &str = "plyfs-snapshotter";
 
 /// Layers received at the same time.
 const PARALLEL: usize = 4;
@@ -76,6 +77,15 @@ impl SnapshotterVerb {
     }
 }
 
+/// The arguments of the program, with the verb if its name stands for it.
+pub fn with_verb(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new(PROGRAM)) {
+        arguments.insert(1, "snapshotter".into());
+    }
+    arguments
+}
+
 /// Listens on a socket that nobody else can use. One that a killed process left is replaced.
 fn listen(address: &Path) -> io::Result<UnixListener> {
     if let Some(parent) = address.parent() {
@@ -99,4 +109,32 @@ fn listen(address: &Path) -> io::Result<UnixListener> {
     let listener = listener?;
     fs::set_permissions(address, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_program_stands_for_the_verb() {
+        let with_verb = |line: &str| {
+            let arguments = line.split(' ').map(OsString::from).collect();
+            let words: Vec<_> = with_verb(arguments).into_iter().collect();
+            words.join(OsStr::new(" "))
+        };
+        let cases = [
+            (
+                "/usr/bin/plyfs-snapshotter -v",
+                "/usr/bin/plyfs-snapshotter snapshotter -v",
+            ),
+            ("plyfs-snapshotter", "plyfs-snapshotter snapshotter"),
+            (
+                "plyfs pull plyfs-snapshotter",
+                "plyfs pull plyfs-snapshotter",
+            ),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(with_verb(given), expected);
+        }
+    }
 }

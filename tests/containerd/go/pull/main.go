@@ -68,11 +68,20 @@ func describe(reference string) func(images.Handler) images.Handler {
 					"containerd.io/snapshot/cri.image-ref":       reference,
 					"containerd.io/snapshot/cri.manifest-digest": desc.Digest.String(),
 					"containerd.io/snapshot/cri.layer-digest":    child.Digest.String(),
-					"containerd.io/snapshot/cri.image-layers":    strings.Join(layers, ","),
+					"containerd.io/snapshot/cri.image-layers":    some(layers),
 				}
 				layers = layers[1:]
 			}
 			return children, nil
 		})
 	}
+}
+
+// some joins as many layers as a label can hold.
+func some(layers []string) string {
+	const fit = 50 // 72 bytes each, in 4096 with the key
+	if len(layers) > fit {
+		layers = layers[:fit]
+	}
+	return strings.Join(layers, ",")
 }
