@@ -113,7 +113,6 @@ fn auth_files() -> Vec<PathBuf> {
 }
 
 /// Where a program is found.
-#[cfg(feature = "snapshotter")]
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let mut places = env::split_paths(&path).map(|place| place.join(name));

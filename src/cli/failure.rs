@@ -65,6 +65,23 @@ impl Failure {
         }
     }
 
+    /// One of which a process of ours has told already.
+    pub fn told() -> Failure {
+        Failure {
+            told: true,
+            ..Failure::plain("another process failed")
+        }
+    }
+
+    /// The same with this exit code, unless the arguments were wrong.
+    #[must_use]
+    pub fn or_code(mut self, code: u8) -> Failure {
+        if self.code == 1 {
+            self.code = code;
+        }
+        self
+    }
+
     /// The same with a hint, unless it has one.
     #[must_use]
     pub fn or_hint(mut self, hint: impl Display) -> Failure {

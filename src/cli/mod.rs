@@ -3,9 +3,12 @@
 //! Each verb is a file with its arguments and a `run`. Errors come up here and are printed here
 //! only: one line with what was tried first and the cause last, then at most one hint.
 
+mod bundle;
 mod cat;
 mod check;
 mod container;
+mod container_image;
+mod container_spec;
 mod environment;
 mod failure;
 mod image_inspect;
@@ -20,6 +23,9 @@ mod output;
 mod path;
 mod progress;
 mod pull;
+mod rootless;
+mod run;
+mod runtime;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 mod umount;
@@ -68,6 +74,8 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
+    Run(run::Run),
+    Bundle(bundle::Bundle),
     Ls(ls::Ls),
     Cat(cat::Cat),
     Check(check::Check),
@@ -125,6 +133,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,
+        Verb::Run(verb) => return verb.run(global),
+        Verb::Bundle(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,
         #[cfg(feature = "snapshotter")]

@@ -64,13 +64,38 @@ pub struct Mount {
 }
 
 impl Mount {
-    pub fn run(mut self, global: &Global) -> Result<()> {
+    /// What an image, or a container over it, is mounted with for a runtime.
+    pub fn of(
+        image: OsString,
+        directory: PathBuf,
+        name: Option<String>,
+        rm: bool,
+        options: Vec<OsString>,
+        platform: Option<Platform>,
+    ) -> Mount {
+        Mount {
+            image: Some(image),
+            directory: Some(directory),
+            name,
+            rm,
+            options,
+            foreground: false,
+            platform,
+        }
+    }
+
+    pub fn run(self, global: &Global) -> Result<()> {
         let place = self
             .directory
             .as_deref()
             .or(self.image.as_deref().map(Path::new));
         mount::close_inherited(place.unwrap_or(Path::new("")))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
+        self.serve(global)
+    }
+
+    /// Mounts; the calling process has a single thread.
+    pub fn serve(mut self, global: &Global) -> Result<()> {
         let options = MountOptions::parse(&self.options)
             .map_err(|error| Failure::usage(format!("cannot read the options: {error}")))?;
         for warning in &options.warnings {

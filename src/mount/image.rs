@@ -14,6 +14,7 @@ use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
 use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
+use crate::union::Union;
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ fn serving_found(
     if !is_kept(&store, found).map_err(image::Error::from)? {
         return Err(image::Error::NotStored.into());
     }
-    let union = image::open(&store, found)?;
+    let union = Union::Chain(image::chain(&store, found)?.with_ids(options.ids.clone()));
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);

@@ -20,6 +20,9 @@ mod manifest;
 mod media_type;
 mod platform;
 mod reference;
+mod runtime;
+mod runtime_default;
+mod user;
 
 pub use config::{Config, History, ImageConfig, RootFs};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
@@ -27,6 +30,12 @@ pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT_SIZE, Manifest};
 pub use media_type::{Compression, MediaType};
 pub use platform::{NoMatchingPlatform, Platform};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference};
+pub use runtime::{
+    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Root, RuntimeSpec,
+    RuntimeUser,
+};
+pub use runtime_default::Rights;
+pub use user::ContainerUser;
 
 use serde::{Deserialize, Deserializer};
 
@@ -53,6 +62,14 @@ pub enum ParseError {
     /// Not a platform.
     #[error("invalid platform {text}: {why}")]
     Platform {
+        /// The offending text, quoted and shortened.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A user or group that a container does not have.
+    #[error("no such user {text}: {why}")]
+    User {
         /// The offending text, quoted and shortened.
         text: String,
         /// What is wrong with it.

@@ -139,6 +139,18 @@ impl RootFd {
         }
     }
 
+    /// Opens the file at `path` for reading as a process would whose root this directory is: symlinks are
+    /// followed, and none leads out.
+    ///
+    /// # Errors
+    /// What openat2(2) reports.
+    pub fn open_file_in_root(&self, path: &[u8]) -> io::Result<File> {
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let flags = (READ_FILE - OFlag::O_NOFOLLOW) | OFlag::O_NONBLOCK;
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        Ok(File::from(openat2(&self.fd, path, how)?))
+    }
+
     /// [`RootFd::open_file_beneath`], one component at a time.
     fn walk_to_file(&self, path: &[u8]) -> io::Result<File> {
         let mut components = path.split(|byte| *byte == b'/').filter(|c| !c.is_empty());

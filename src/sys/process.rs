@@ -137,6 +137,26 @@ impl Signals {
         Ok(Signals { source, previous })
     }
 
+    /// Waits for one of the signals. Tells its number, and whether a process sent it, not the kernel or
+    /// its terminal.
+    ///
+    /// # Errors
+    /// What poll(2) and read(2) report.
+    pub fn next(&self) -> io::Result<(i32, bool)> {
+        loop {
+            let mut waited = [PollFd::new(self.source.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut waited, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+                Ok(_) => {}
+            }
+            if let Some(signal) = self.source.read_signal()? {
+                let number = i32::try_from(signal.ssi_signo).map_err(io::Error::other)?;
+                return Ok((number, signal.ssi_code <= libc::SI_USER));
+            }
+        }
+    }
+
     /// Waits for one of the signals, or until `stop` is written to, which gives `None`.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals};
+use crate::idmap::IdMap;
 use crate::layer::index::{Index, Named, NodeKind, NodeRef};
 use crate::layer::{FileKind, Place};
 
@@ -107,7 +108,12 @@ impl LayerContent {
 pub struct Chain {
     index: Index,
     layers: Vec<LayerContent>,
+    /// How owners are shown.
+    ids: IdMap,
 }
+
+/// The attributes that name users and groups.
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 impl Chain {
     /// Joins a chain index with the contents of its layers, lowest first.
@@ -120,7 +126,17 @@ impl Chain {
                 "the layers of the chain index are not those of the image",
             ));
         }
-        Ok(Chain { index, layers })
+        Ok(Chain {
+            index,
+            layers,
+            ids: IdMap::default(),
+        })
+    }
+
+    /// The same, with owners shown by these rules.
+    #[must_use]
+    pub fn with_ids(self, ids: IdMap) -> Chain {
+        Chain { ids, ..self }
     }
 
     fn node(&self, node: NodeNumber) -> Result<NodeRef<'_>> {
@@ -235,7 +251,10 @@ impl Chain {
         let mut xattrs = self.node(node)?.xattrs();
         Ok(xattrs
             .find(|(known, _)| *known == name)
-            .map(|(_, value)| Cow::Borrowed(value)))
+            .map(|(_, value)| match ACLS.contains(&name) {
+                true => self.ids.shown_acl(Cow::Borrowed(value)),
+                false => Cow::Borrowed(value),
+            }))
     }
 
     pub(super) fn xattr_names(&self, node: NodeNumber) -> Result<Vec<Cow<'_, [u8]>>> {
@@ -282,6 +301,8 @@ impl Chain {
     /// The attributes of a row. A large file may have holes, which only the file itself knows.
     fn attributes_of(&self, node: NodeNumber, row: NodeRef<'_>) -> Attributes {
         let mut found = attributes(node, row);
+        found.uid = self.ids.shown_uid(found.uid);
+        found.gid = self.ids.shown_gid(found.gid);
         if let NodeKind::Regular(Place::File(number)) = row.kind()
             && let Some(layer) = self.layers.get(usize::from(row.layer()))
             && let Some(blocks) = layer.blocks(number)

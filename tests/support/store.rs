@@ -124,7 +124,16 @@ pub struct MountGuard<'a> {
     mounted: bool,
 }
 
-impl MountGuard<'_> {
+impl<'a> MountGuard<'a> {
+    /// Unmounts what is mounted on `path` already when it goes.
+    pub fn of(store: &'a Store, path: &Path) -> MountGuard<'a> {
+        MountGuard {
+            store,
+            path: path.to_owned(),
+            mounted: true,
+        }
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
