@@ -11,11 +11,13 @@
 #   make soak          many processes at work for half an hour, memory and descriptors watched (MINUTES=30)
 #   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
 #   make doc           the documentation of the library
-#   make install       what is built, into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR),
-#                      the systemd unit into $(DESTDIR)$(UNITDIR)
+#   make install       what is built, manual pages, completions and sample configurations, into
+#                      $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR), the systemd unit
+#                      into $(DESTDIR)$(UNITDIR)
+#   make deb           a Debian package of what make install puts in place, in target/
 #   make clean
 #
-# build, check, doc and install need no network (beyond cargo's own) and never call sudo. demo, test, bench
+# build, check, doc, install and deb need no network (beyond cargo's own) and never call sudo. demo, test, bench
 # and conformance install missing packages with apt-get (sudo when not root), test and conformance-writes two
 # test suites with cargo into target/tools; conformance-workloads fetches packages. They need no network otherwise.
 
@@ -30,7 +32,7 @@ MINUTES ?= 30
 # What the mount helper must never link: it is small, and it may run at boot.
 FOREIGN_TO_HELPER = ureq rustls tokio tonic redb clap anyhow indicatif
 
-.PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak fuzz doc install clean help
+.PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak fuzz doc install deb clean help
 .DEFAULT_GOAL := build
 
 help:
@@ -42,6 +44,7 @@ all: build
 build:
 	$(CARGO) build --release -p plyfs
 	$(CARGO) build --release -p mount-helper
+	$(CARGO) run --release --example documents -- target/release/documents
 
 demo:
 	scripts/install-packages demo
@@ -111,16 +114,32 @@ target/release/plyfs:
 target/release/mount-plyfs:
 	$(CARGO) build --release -p mount-helper
 
-install: target/release/plyfs target/release/mount-plyfs
+target/release/documents:
+	$(CARGO) run --release --example documents -- $@
+
+SHARE = $(DESTDIR)$(PREFIX)/share
+install: target/release/plyfs target/release/mount-plyfs target/release/documents
 	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
 	install -D -m 755 target/release/mount-plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
 	install -d $(DESTDIR)$(SBINDIR)
 	ln -sf plyfs $(DESTDIR)$(PREFIX)/bin/plyfs-snapshotter
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.plyfs
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.fuse.plyfs
-	install -d $(DESTDIR)$(UNITDIR)
+	install -d $(DESTDIR)$(UNITDIR) $(SHARE)/man/man1 $(SHARE)/man/man8 $(SHARE)/doc/plyfs/examples
 	sed 's|/usr/local|$(PREFIX)|' dist/plyfs-snapshotter.service > $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
+	install -m 644 target/release/documents/man/*.1 $(SHARE)/man/man1
+	install -m 644 dist/mount.plyfs.8 $(SHARE)/man/man8
+	ln -sf mount.plyfs.8 $(SHARE)/man/man8/mount.fuse.plyfs.8
+	install -D -m 644 target/release/documents/plyfs.bash $(SHARE)/bash-completion/completions/plyfs
+	install -D -m 644 target/release/documents/_plyfs $(SHARE)/zsh/site-functions/_plyfs
+	install -D -m 644 target/release/documents/plyfs.fish $(SHARE)/fish/vendor_completions.d/plyfs.fish
+	for sample in containerd.toml storage.conf; do \
+	    sed 's|/usr/local|$(PREFIX)|' dist/$$sample > $(SHARE)/doc/plyfs/examples/$$sample && \
+	    chmod 644 $(SHARE)/doc/plyfs/examples/$$sample || exit 1; done
+
+deb: target/release/plyfs target/release/mount-plyfs target/release/documents
+	scripts/make-deb
 
 clean:
 	$(CARGO) clean

@@ -192,38 +192,123 @@ fn odd_image_is_the_same_at_every_run() {
     assert_eq!(fs::read(a.expected).unwrap(), fs::read(b.expected).unwrap());
 }
 
+/// A copy of what `make install` reads, with `target/release` as `make build` leaves it.
+fn built_project() -> tempfile::TempDir {
+    let project = temp_dir();
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in ["Makefile", "Cargo.toml", "LICENSE", "scripts/make-deb"] {
+        let copy = project.path().join(name);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(ours.join(name), copy).unwrap();
+    }
+    fs::create_dir(project.path().join("dist")).unwrap();
+    for file in fs::read_dir(ours.join("dist")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(
+            file.path(),
+            project.path().join("dist").join(file.file_name()),
+        )
+        .unwrap();
+    }
+    let release = project.path().join("target/release");
+    fs::create_dir_all(release.join("documents/man")).unwrap();
+    for name in ["plyfs", "mount-plyfs"] {
+        fs::write(release.join(name), name).unwrap();
+    }
+    for name in [
+        "man/plyfs.1",
+        "man/plyfs-run.1",
+        "plyfs.bash",
+        "_plyfs",
+        "plyfs.fish",
+    ] {
+        fs::write(release.join("documents").join(name), name).unwrap();
+    }
+    project
+}
+
+/// What there is below the prefix `usr` once everything is in place.
+const INSTALLED: [&str; 13] = [
+    "bin/plyfs",
+    "bin/plyfs-snapshotter",
+    "bin/mount.plyfs",
+    "lib/systemd/system/plyfs-snapshotter.service",
+    "share/man/man1/plyfs.1",
+    "share/man/man1/plyfs-run.1",
+    "share/man/man8/mount.plyfs.8",
+    "share/man/man8/mount.fuse.plyfs.8",
+    "share/bash-completion/completions/plyfs",
+    "share/zsh/site-functions/_plyfs",
+    "share/fish/vendor_completions.d/plyfs.fish",
+    "share/doc/plyfs/examples/containerd.toml",
+    "share/doc/plyfs/examples/storage.conf",
+];
+
 /// `sudo make install` after `make build` installs what is there: root may have no cargo.
 #[test]
 fn regression_installing_builds_nothing_that_is_built() {
     if !require(&[Need::Program("make"), Need::Program("install")]) {
         return;
     }
-    let (project, target) = (temp_dir(), temp_dir());
-    let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
-    fs::copy(makefile, project.path().join("Makefile")).unwrap();
-    fs::create_dir_all(project.path().join("target/release")).unwrap();
-    fs::create_dir(project.path().join("dist")).unwrap();
-    let unit = "dist/plyfs-snapshotter.service";
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(unit);
-    fs::copy(ours, project.path().join(unit)).unwrap();
-    for name in ["plyfs", "mount-plyfs"] {
-        fs::write(project.path().join("target/release").join(name), name).unwrap();
-    }
+    let (project, target) = (built_project(), temp_dir());
     let mut make = Command::new("make");
     make.args(["install", "CARGO=false", "PREFIX=/usr", "SBINDIR=/sbin"])
         .arg(format!("DESTDIR={}", target.path().display()))
         .current_dir(project.path());
     succeed(&mut make);
-    let installed = fs::read_to_string(target.path().join("usr/bin/mount.plyfs")).unwrap();
-    assert_eq!(installed, "mount-plyfs");
+    for name in INSTALLED {
+        // Through its links.
+        let path = target.path().join("usr").join(name);
+        assert!(path.is_file(), "{name} is not installed");
+    }
+    let read = |name: &str| fs::read_to_string(target.path().join("usr").join(name)).unwrap();
+    assert_eq!(read("bin/mount.plyfs"), "mount-plyfs");
     for name in ["mount.plyfs", "mount.fuse.plyfs"] {
         let link = fs::read_link(target.path().join("sbin").join(name)).unwrap();
         assert_eq!(link, Path::new("/usr/bin/mount.plyfs"));
     }
-    let unit = "usr/lib/systemd/system/plyfs-snapshotter.service";
-    let unit = fs::read_to_string(target.path().join(unit)).unwrap();
+    let unit = read("lib/systemd/system/plyfs-snapshotter.service");
     assert!(
         unit.contains("ExecStart=/usr/bin/plyfs-snapshotter"),
         "{unit}"
     );
+    let storage = read("share/doc/plyfs/examples/storage.conf");
+    assert!(storage.contains("\"/usr/bin/mount.plyfs\""), "{storage}");
+}
+
+#[test]
+fn the_debian_package_holds_what_is_installed() {
+    if !require(&[Need::Program("make"), Need::Program("dpkg-deb")]) {
+        return;
+    }
+    let project = built_project();
+    let mut make = Command::new("make");
+    succeed(
+        make.args(["deb", "CARGO=false"])
+            .current_dir(project.path()),
+    );
+    let packages = fs::read_dir(project.path().join("target")).unwrap();
+    let mut packages = packages.map(|entry| entry.unwrap().path());
+    let package = packages
+        .find(|path| path.extension().is_some_and(|it| it == "deb"))
+        .unwrap();
+    let listed = succeed(Command::new("dpkg-deb").arg("--contents").arg(&package));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let compressed = |name: &str| if name.contains("/man/") { ".gz" } else { "" };
+    for name in INSTALLED {
+        let name = name.replace("zsh/site-functions", "zsh/vendor-completions");
+        let path = format!(" ./usr/{name}{}", compressed(&name));
+        assert!(listed.contains(&path), "{path} is not in\n{listed}");
+    }
+    for line in ["./sbin/mount.plyfs -> /usr/bin/mount.plyfs", "root/root"] {
+        assert!(listed.contains(line), "{line} is not in\n{listed}");
+    }
+    let version = succeed(
+        Command::new("dpkg-deb")
+            .arg("--field")
+            .arg(&package)
+            .arg("Version"),
+    );
+    let version = String::from_utf8(version.stdout).unwrap();
+    assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
 }

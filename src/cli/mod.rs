@@ -35,7 +35,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -104,6 +104,12 @@ enum ImageVerb {
     Pull(pull::Pull),
     #[command(hide = true)]
     Import(import::Import),
+}
+
+/// All verbs and what they take, for those who write manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the arguments of this process name.

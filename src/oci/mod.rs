@@ -31,8 +31,8 @@ pub use media_type::{Compression, MediaType};
 pub use platform::{NoMatchingPlatform, Platform};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference};
 pub use runtime::{
-    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Root, RuntimeSpec,
-    RuntimeUser,
+    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Root,
+    RuntimeSpec, RuntimeUser,
 };
 pub use runtime_default::Rights;
 pub use user::ContainerUser;
