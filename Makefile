@@ -54,7 +54,7 @@ demo:
 
 # Not root, but sudo at hand: the tests run through it, so that those which need root are not left out.
 test: check-helper
-	scripts/install-packages test containerd
+	scripts/install-packages test containerd podman
 	scripts/prepare-fuse
 	$(CARGO) build -p mount-helper
 	scripts/run-tests

@@ -1,0 +1,76 @@
+//! podman and buildah with the mount helper as their mount program: what they build, commit and save is what
+//! it is with the kernel's overlay, and with fuse-overlayfs where that is installed.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use nix::unistd::User;
+use support::{Need, helper_program, is_root, require, script, succeed, temp_dir, text};
+
+const NEEDS: [Need; 6] = [
+    Need::Fuse,
+    Need::Helper,
+    Need::Program("podman"),
+    Need::Program("buildah"),
+    Need::Program("runc"),
+    Need::Program("busybox"),
+];
+
+#[test]
+fn podman_and_buildah_as_root() {
+    if !require(&[&NEEDS[..], &[Need::Root]].concat()) {
+        return;
+    }
+    let mut suite = Command::new(script("podman-suite"));
+    let output = succeed(suite.arg(helper_program()).env_remove("TMPDIR"));
+    assert!(text(&output).contains("equal: "), "{}", text(&output));
+}
+
+/// An ordinary user who may have further users: somebody else, if the tests run as root.
+fn user_with_a_range() -> Option<User> {
+    let table = fs::read_to_string("/etc/subuid").ok()?;
+    let names = table.lines().filter_map(|line| line.split(':').next());
+    let mut users = names.filter_map(|name| User::from_name(name).ok().flatten());
+    users.find(|user| !user.uid.is_root() && (is_root() || user.uid == nix::unistd::getuid()))
+}
+
+#[test]
+fn podman_and_buildah_as_an_ordinary_user() {
+    let more = [Need::Program("newuidmap"), Need::Program("setpriv")];
+    if !require(&[&NEEDS[..], &more].concat()) {
+        return;
+    }
+    let Some(user) = user_with_a_range() else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "no ordinary user is in /etc/subuid, and CI is set"
+        );
+        eprintln!("SKIP: no ordinary user is in /etc/subuid");
+        return;
+    };
+    // The scripts may lie in a closed home.
+    let scripts = temp_dir();
+    for name in [
+        "podman-suite",
+        "layer-listing",
+        "demo-image",
+        "tar_writer.py",
+    ] {
+        fs::copy(script(name), scripts.path().join(name)).unwrap();
+    }
+    let mut suite = Command::new("setpriv");
+    if is_root() {
+        let (uid, gid) = (user.uid, user.gid);
+        suite.args([&format!("--reuid={uid}"), &format!("--regid={gid}")]);
+        suite.args(["--clear-groups", "--inh-caps=-all"]);
+    }
+    suite.arg("--").arg(scripts.path().join("podman-suite"));
+    suite
+        .arg(helper_program())
+        .env_remove("TMPDIR")
+        .current_dir("/");
+    let output = succeed(&mut suite);
+    assert!(text(&output).contains("equal: "), "{}", text(&output));
+}
