@@ -3,21 +3,23 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::str::FromStr;
 
 use clap::Args;
 
 use super::failure::{Failure, each};
-use super::{Global, Result, environment, interrupt, output, progress};
+use super::{Global, Result, environment, interrupt, output, progress, pull_plan};
 use crate::cause;
-use crate::image::{self, PullRequest};
-use crate::oci::{Platform, Reference};
+use crate::image::{self, Plan, Platforms, PullRequest};
+use crate::oci::{ParseError, Platform, Reference};
 use crate::pack::Limits;
-use crate::registry::{DockerArchive, Location, ManifestName};
+use crate::registry::{DockerArchive, Location, ManifestName, Registry, Source};
+use crate::store::Store;
 
 /// Layers received at the same time.
 const PARALLEL: usize = 4;
 
-/// Pull an image into the store
+/// Pull images into the store
 ///
 /// IMAGE is a reference as docker knows it (alpine, ghcr.io/owner/name:tag, name@sha256:...), or
 /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF]. An interrupted pull goes on
@@ -26,24 +28,58 @@ const PARALLEL: usize = 4;
 #[command(after_help = "\
 Examples:
   plyfs pull alpine:3.20
-  plyfs pull --platform linux/arm64 debian
+  plyfs pull --dry-run alpine debian:12
+  plyfs pull --platform linux/arm64 --platform linux/amd64 debian
+  plyfs pull --platform all debian
+  plyfs pull --all-tags registry.example/app
   plyfs pull docker-archive:saved.tar --name app:1")]
 pub struct Pull {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<OsString>,
-    /// Pull the image of another platform than this machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    /// Pull the image of another platform than this machine's; of several, or of all
+    #[arg(
+        long = "platform",
+        value_name = "OS/ARCH[/VARIANT]|all",
+        value_delimiter = ','
+    )]
+    platforms: Vec<Wanted>,
+    /// Pull every tag of the repositories
+    #[arg(short, long, conflicts_with = "name")]
+    all_tags: bool,
     /// Print nothing but the full name
     #[arg(short, long)]
     quiet: bool,
+    /// Only tell what would be fetched
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: as JSON, an object for each image
+    #[arg(long, requires = "dry_run")]
+    json: bool,
     /// Do not verify certificates, and use plain HTTP where there is no TLS
     #[arg(long)]
     insecure: bool,
     /// Store the image under this name
     #[arg(long, value_name = "REFERENCE")]
     name: Option<Reference>,
+}
+
+/// A platform, or all of them.
+#[derive(Clone)]
+enum Wanted {
+    One(Platform),
+    All,
+}
+
+impl FromStr for Wanted {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> std::result::Result<Wanted, ParseError> {
+        match text {
+            "all" => Ok(Wanted::All),
+            text => text.parse().map(Wanted::One),
+        }
+    }
 }
 
 impl Pull {
@@ -54,25 +90,104 @@ impl Pull {
         for image in &self.images {
             refuse_file(image)?;
         }
-        let store = environment::create_tidy_store(global)?;
-        interrupt::explain(self.quiet);
-        each(&self.images, |image| {
+        let store = match self.dry_run {
+            true => environment::existing_store(global)?,
+            false => Some(environment::create_tidy_store(global)?),
+        };
+        if !self.dry_run {
+            interrupt::explain(self.quiet);
+        }
+        let images = match self.all_tags {
+            true => self.tags()?,
+            false => self.images.clone(),
+        };
+        each(&images, |image| {
             let shown = image.to_string_lossy();
-            self.pull(&store, image).map_err(|error| {
-                if cause::is_full_disk(error.as_ref())
-                    && let Err(left) = store.empty_trash()
-                {
-                    log::warn!("{}", cause::chain(&left));
+            let failed = |error: anyhow::Error| match error.downcast::<std::io::Error>() {
+                Ok(error) => output::failed(error),
+                Err(error) => Failure::new(format!("cannot pull {shown}"), error),
+            };
+            match &store {
+                Some(store) if !self.dry_run => self.pull(store, image).map_err(|error| {
+                    if cause::is_full_disk(error.as_ref())
+                        && let Err(left) = store.empty_trash()
+                    {
+                        log::warn!("{}", cause::chain(&left));
+                    }
+                    failed(error)
+                }),
+                store => {
+                    let plan = self.plan(store.as_ref(), image).map_err(failed)?;
+                    match self.json {
+                        true => output::json_line(&pull_plan::json(&shown, &plan)),
+                        false => pull_plan::print(&shown, &plan),
+                    }
                 }
-                match error.downcast::<std::io::Error>() {
-                    Ok(error) => output::failed(error),
-                    Err(error) => Failure::new(format!("cannot pull {shown}"), error),
-                }
-            })
+            }
         })
     }
 
-    fn pull(&self, store: &crate::store::Store, image: &OsString) -> anyhow::Result<()> {
+    /// The images of all tags of the repositories that were named.
+    fn tags(&self) -> Result<Vec<OsString>> {
+        let registry = Registry::new(environment::registry_settings(self.insecure));
+        let mut images = Vec::new();
+        for image in &self.images {
+            let shown = image.to_string_lossy();
+            let cannot = format!("cannot pull all tags of {shown}");
+            let location = Location::parse(image).map_err(|e| Failure::new(&cannot, e))?;
+            let Location::Registry(reference) = location else {
+                return Err(Failure::usage(format!(
+                    "{cannot}: it is no repository of a registry"
+                )));
+            };
+            let last = shown.rsplit('/').next().unwrap_or(&shown);
+            if last.contains([':', '@']) {
+                return Err(
+                    Failure::usage(format!("{cannot}: it names one image")).or_hint(format!(
+                        "plyfs pull --all-tags {}",
+                        reference.familiar_name()
+                    )),
+                );
+            }
+            let tags = registry.repository(&reference).tags();
+            let mut tags = tags.map_err(|error| Failure::new(&cannot, error))?;
+            tags.sort();
+            if tags.is_empty() {
+                return Err(Failure::plain(format!("{cannot}: it has none")));
+            }
+            for tag in tags {
+                let tagged = reference
+                    .with_tag(&tag)
+                    .map_err(|e| Failure::new(&cannot, e))?;
+                images.push(tagged.familiar().into());
+            }
+        }
+        Ok(images)
+    }
+
+    fn plan(&self, store: Option<&Store>, image: &OsString) -> anyhow::Result<Plan> {
+        let location = Location::parse(image)?;
+        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let name = location.manifest_name();
+        let limits = Limits::default();
+        let request = request(source.as_ref(), &name, None, &limits);
+        let platforms = self.platforms();
+        Ok(image::plan(store, &request, platforms.as_ref())?)
+    }
+
+    /// The platforms that were asked for.
+    fn platforms(&self) -> Asked {
+        let mut asked = Vec::new();
+        for wanted in &self.platforms {
+            match wanted {
+                Wanted::All => return Asked::All,
+                Wanted::One(platform) => asked.push(platform.clone()),
+            }
+        }
+        Asked::Each(asked)
+    }
+
+    fn pull(&self, store: &Store, image: &OsString) -> anyhow::Result<()> {
         let location = Location::parse(image)?;
         let source = location.open(&environment::registry_settings(self.insecure))?;
         let name = location.manifest_name();
@@ -97,19 +212,20 @@ impl Pull {
         } else {
             display.line(&format!("Pulling from {}", source.describe()));
         }
-        let request = PullRequest {
-            source: source.as_ref(),
-            name: &name,
-            store_as: store_as.as_ref(),
-            platform: self.platform.as_ref(),
-            limits: &Limits::default(),
-            parallel: PARALLEL,
-        };
-        let result = image::pull(
+        let limits = Limits::default();
+        let request = request(source.as_ref(), &name, store_as.as_ref(), &limits);
+        let platforms = self.platforms();
+        let result = image::pull_platforms(
             store,
             &request,
+            platforms.as_ref(),
             &|event| display.event(&event),
-            |manifest| display.start(&manifest.layers),
+            &mut |platform, manifest| {
+                if platforms.is_several() {
+                    display.line(&format!("Platform: {platform}"));
+                }
+                display.start(&manifest.layers);
+            },
         );
         display.finish();
         let pulled = result?;
@@ -130,6 +246,46 @@ impl Pull {
             print(&format!("Status: {status} for {familiar}"))?;
         }
         print(&full)
+    }
+}
+
+/// The platforms that were asked for.
+enum Asked {
+    /// None for that of this machine.
+    Each(Vec<Platform>),
+    All,
+}
+
+impl Asked {
+    fn as_ref(&self) -> Platforms<'_> {
+        match self {
+            Asked::All => Platforms::All,
+            Asked::Each(platforms) => match platforms.as_slice() {
+                [] => Platforms::One(None),
+                [one] => Platforms::One(Some(one)),
+                several => Platforms::Each(several),
+            },
+        }
+    }
+
+    fn is_several(&self) -> bool {
+        !matches!(self.as_ref(), Platforms::One(_))
+    }
+}
+
+fn request<'a>(
+    source: &'a dyn Source,
+    name: &'a ManifestName,
+    store_as: Option<&'a Reference>,
+    limits: &'a Limits,
+) -> PullRequest<'a> {
+    PullRequest {
+        source,
+        name,
+        store_as,
+        platform: None,
+        limits,
+        parallel: PARALLEL,
     }
 }
 
