@@ -7,10 +7,14 @@ mod damage;
 mod helper;
 mod importing;
 mod inspect;
+mod listing;
+mod made;
 mod messages;
 mod mounts;
+mod pulling;
 mod races;
 mod reclaim;
+mod removing;
 mod robust;
 mod sources;
 

@@ -60,7 +60,7 @@ pub(super) enum Base {
 }
 
 /// How a list of nodes ended.
-enum End {
+enum Stop {
     Template,
     End,
     /// With what follows the word.
@@ -74,15 +74,15 @@ enum End {
 pub(super) fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>> {
     let mut pieces = pieces.into_iter();
     match nodes(&mut pieces)? {
-        (nodes, End::Template) => Ok(nodes),
-        (_, End::End) => Err(TemplateError::new("{{end}} has no beginning")),
-        (_, End::Else(_)) => Err(TemplateError::new("{{else}} has no beginning")),
+        (nodes, Stop::Template) => Ok(nodes),
+        (_, Stop::End) => Err(TemplateError::new("{{end}} has no beginning")),
+        (_, Stop::Else(_)) => Err(TemplateError::new("{{else}} has no beginning")),
     }
 }
 
 type Pieces = std::vec::IntoIter<Piece>;
 
-fn nodes(pieces: &mut Pieces) -> Result<(Vec<Node>, End)> {
+fn nodes(pieces: &mut Pieces) -> Result<(Vec<Node>, Stop)> {
     let mut nodes = Vec::new();
     while let Some(piece) = pieces.next() {
         let tokens = match piece {
@@ -102,8 +102,8 @@ fn nodes(pieces: &mut Pieces) -> Result<(Vec<Node>, End)> {
         };
         let rest = || tokens.get(1..).unwrap_or_default().to_vec();
         match keyword.as_str() {
-            "end" => return Ok((nodes, End::End)),
-            "else" => return Ok((nodes, End::Else(rest()))),
+            "end" => return Ok((nodes, Stop::End)),
+            "else" => return Ok((nodes, Stop::Else(rest()))),
             "if" | "with" => nodes.push(choose(&keyword, rest(), pieces)?),
             "range" => nodes.push(range(rest(), pieces)?),
             "define" | "template" | "block" | "break" | "continue" => {
@@ -112,7 +112,7 @@ fn nodes(pieces: &mut Pieces) -> Result<(Vec<Node>, End)> {
             _ => nodes.push(Node::Print(pipeline(tokens)?)),
         }
     }
-    Ok((nodes, End::Template))
+    Ok((nodes, Stop::Template))
 }
 
 fn choose(keyword: &str, condition: Vec<Token>, pieces: &mut Pieces) -> Result<Node> {
@@ -126,15 +126,15 @@ fn choose(keyword: &str, condition: Vec<Token>, pieces: &mut Pieces) -> Result<N
             sets_dot: keyword == "with",
         });
         let rest = match end {
-            End::Template => return Err(unclosed(&keyword)),
-            End::End => {
+            Stop::Template => return Err(unclosed(&keyword)),
+            Stop::End => {
                 let otherwise = Vec::new();
                 return Ok(Node::Choose {
                     branches,
                     otherwise,
                 });
             }
-            End::Else(rest) => rest,
+            Stop::Else(rest) => rest,
         };
         match rest.first().map(|token| &token.kind) {
             None => {
@@ -157,10 +157,10 @@ fn range(over: Vec<Token>, pieces: &mut Pieces) -> Result<Node> {
     let over = pipeline(over)?;
     let (body, end) = nodes(pieces)?;
     let otherwise = match end {
-        End::Template => return Err(unclosed("range")),
-        End::End => Vec::new(),
-        End::Else(rest) if rest.is_empty() => last_part("range", pieces)?,
-        End::Else(_) => return Err(TemplateError::new("else is followed by something else")),
+        Stop::Template => return Err(unclosed("range")),
+        Stop::End => Vec::new(),
+        Stop::Else(rest) if rest.is_empty() => last_part("range", pieces)?,
+        Stop::Else(_) => return Err(TemplateError::new("else is followed by something else")),
     };
     Ok(Node::Range {
         over,
@@ -172,9 +172,9 @@ fn range(over: Vec<Token>, pieces: &mut Pieces) -> Result<Node> {
 /// What stands between `else` and `end`.
 fn last_part(keyword: &str, pieces: &mut Pieces) -> Result<Vec<Node>> {
     match nodes(pieces)? {
-        (nodes, End::End) => Ok(nodes),
-        (_, End::Template) => Err(unclosed(keyword)),
-        (_, End::Else(_)) => Err(TemplateError::new("a second {{else}}")),
+        (nodes, Stop::End) => Ok(nodes),
+        (_, Stop::Template) => Err(unclosed(keyword)),
+        (_, Stop::Else(_)) => Err(TemplateError::new("a second {{else}}")),
     }
 }
 
