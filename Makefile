@@ -6,24 +6,29 @@
 #   make check         format, lints, and the tests that need neither root nor /dev/fuse
 #   make bench         compares with kernel overlayfs, fuse-overlayfs and podman (ARGS="walk pull")
 #   make conformance   compares mounts of real images with what another tool unpacks
+#   make conformance-writes     pjdfstest and fsx on writable mounts, beside kernel overlayfs
+#   make conformance-workloads  a distribution's daily work in containers, beside a plain directory
+#   make soak          many processes at work for half an hour, memory and descriptors watched (MINUTES=30)
 #   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
 #   make doc           the documentation of the library
-#   make install       into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
+#   make install       what is built, into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
 #   make clean
 #
 # build, check, doc and install need no network (beyond cargo's own) and never call sudo. demo, test, bench
-# and conformance install missing packages with apt-get (sudo when not root), and need no network otherwise.
+# and conformance install missing packages with apt-get (sudo when not root), test and conformance-writes two
+# test suites with cargo into target/tools; conformance-workloads fetches packages. They need no network otherwise.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
 SBINDIR ?= /sbin
 ARGS ?=
 SECONDS_EACH ?= 60
+MINUTES ?= 30
 
 # What the mount helper must never link: it is small, and it may run at boot.
 FOREIGN_TO_HELPER = ureq rustls tokio tonic clap anyhow indicatif
 
-.PHONY: all build helper demo test check check-helper bench conformance conformance-writes fuzz doc install clean help
+.PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak fuzz doc install clean help
 .DEFAULT_GOAL := build
 
 help:
@@ -74,11 +79,22 @@ conformance:
 	$(CARGO) build --release -p plyfs
 	scripts/conformance $(ARGS)
 
-# Wants pjdfstest and fsx from crates.io in PATH.
 conformance-writes:
+	scripts/install-packages test
 	scripts/prepare-fuse
 	$(CARGO) build --release -p plyfs
 	scripts/conformance-writes $(ARGS)
+
+conformance-workloads:
+	scripts/install-packages workloads
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/conformance-workloads $(ARGS)
+
+soak:
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	scripts/soak --minutes $(MINUTES) $(ARGS)
 
 fuzz:
 	scripts/fuzz $(SECONDS_EACH)
@@ -86,7 +102,14 @@ fuzz:
 doc:
 	$(CARGO) doc --workspace --no-deps
 
-install: build
+# What is built is installed as it is: under sudo there is often no cargo, and its output would be root's.
+target/release/plyfs:
+	$(CARGO) build --release -p plyfs
+
+target/release/mount-plyfs:
+	$(CARGO) build --release -p mount-helper
+
+install: target/release/plyfs target/release/mount-plyfs
 	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
 	install -D -m 755 target/release/mount-plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
 	install -d $(DESTDIR)$(SBINDIR)

@@ -10,6 +10,7 @@
 //! * An option that nobody knows is a warning, or an error with `strict`: runtimes pass options of
 //!   the kernel's overlay on without asking.
 
+mod names;
 mod print;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use crate::idmap::{IdMap, IdRanges};
+use names::{KNOWN, harmless};
 
 /// How contents reach readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,10 +113,10 @@ pub struct MountOptions {
     pub redirect_dir: Option<bool>,
     /// `strict`: what is not understood is an error.
     pub strict: bool,
-    /// `provenance`: show which layer a file came from as an extended attribute.
-    pub provenance: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
+    /// `platform=os/arch[/variant]`: which platform's image, where the store has several.
+    pub platform: Option<OsString>,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -173,6 +175,7 @@ impl MountOptions {
             ("upperdir", Some(value)) => self.upper = Some(path(value).ok_or(wrong(EMPTY))?),
             ("workdir", Some(value)) => self.work = Some(path(value).ok_or(wrong(EMPTY))?),
             ("root", Some(value)) => self.root = Some(path(value).ok_or(wrong(EMPTY))?),
+            ("platform", Some(value)) => self.platform = Some(text(value)),
             ("fsname" | "source", Some(value)) => self.source = Some(text(value)),
             ("context", Some(value)) => self.context = Some(text(value)),
             ("data", Some(value)) => {
@@ -215,7 +218,6 @@ impl MountOptions {
             }
             ("fsync", Some(value)) => self.volatile = !switch(value).ok_or(wrong(SWITCH))?,
             ("noxattrs", value) => self.noxattrs = flag(value).ok_or(wrong(SWITCH))?,
-            ("max_read" | "timeout", Some(_)) => self.warn(option, NO_EFFECT),
             _ if self.switch_on(name, value) || harmless(name, value) => {}
             _ if KNOWN.contains(&name) => self.warn(option, NO_EFFECT),
             _ => self.warn(option, UNKNOWN),
@@ -244,7 +246,6 @@ impl MountOptions {
             "noacl" => (&mut self.noacl, true),
             "userxattr" => (&mut self.userxattr, true),
             "strict" => (&mut self.strict, true),
-            "provenance" => (&mut self.provenance, true),
             _ => return false,
         };
         *field = on;
@@ -263,72 +264,6 @@ const EMPTY: &str = "needs a path";
 const NOT_A_NUMBER: &str = "needs a number";
 const RANGES: &str = "must be made of ID:ID:LENGTH";
 const SWITCH: &str = "must be on or off";
-
-/// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
-fn harmless(name: &str, value: Option<&[u8]>) -> bool {
-    const NAMES: [&str; 39] = [
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "nousers",
-        "owner",
-        "noowner",
-        "group",
-        "nogroup",
-        "nofail",
-        "_netdev",
-        "_rnetdev",
-        "async",
-        "sync",
-        "dirsync",
-        "relatime",
-        "norelatime",
-        "nolazytime",
-        "loud",
-        "silent",
-        "quiet",
-        "mand",
-        "nomand",
-        "noiversion",
-        "nonempty",
-        "auto_unmount",
-        "auto_cache",
-        "noauto_cache",
-        "kernel_cache",
-        "big_writes",
-        "fast_ino",
-        "static_nlink",
-        "threaded",
-        "writeback",
-        "comment",
-        "subtype",
-        "uhelper",
-        "helper",
-    ];
-    // fuse-overlayfs writes `threaded=0`, `fast_ino=1` and so on.
-    let _ = value;
-    NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
-}
-
-/// Options that somebody may mean seriously, and that change nothing here.
-const KNOWN: [&str; 14] = [
-    "xino",
-    "ino32_t",
-    "index",
-    "nfs_export",
-    "verity",
-    "uuid",
-    "plugins",
-    "clone_fd",
-    "max_threads",
-    "max_idle_threads",
-    "fscontext",
-    "defcontext",
-    "rootcontext",
-    "lazytime",
-];
 
 /// Cuts a list at its commas, except those that are escaped or quoted.
 fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -551,7 +486,7 @@ mod tests {
             redirect_dir: Some(false),
             noxattrs: true,
             volatile: true,
-            provenance: true,
+            platform: Some("linux/arm64".into()),
             root: Some("/store".into()),
             ..MountOptions::default()
         };

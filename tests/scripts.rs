@@ -191,3 +191,29 @@ fn odd_image_is_the_same_at_every_run() {
     );
     assert_eq!(fs::read(a.expected).unwrap(), fs::read(b.expected).unwrap());
 }
+
+/// `sudo make install` after `make build` installs what is there: root may have no cargo.
+#[test]
+fn regression_installing_builds_nothing_that_is_built() {
+    if !require(&[Need::Program("make"), Need::Program("install")]) {
+        return;
+    }
+    let (project, target) = (temp_dir(), temp_dir());
+    let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
+    fs::copy(makefile, project.path().join("Makefile")).unwrap();
+    fs::create_dir_all(project.path().join("target/release")).unwrap();
+    for name in ["plyfs", "mount-plyfs"] {
+        fs::write(project.path().join("target/release").join(name), name).unwrap();
+    }
+    let mut make = Command::new("make");
+    make.args(["install", "CARGO=false", "PREFIX=/usr", "SBINDIR=/sbin"])
+        .arg(format!("DESTDIR={}", target.path().display()))
+        .current_dir(project.path());
+    succeed(&mut make);
+    let installed = fs::read_to_string(target.path().join("usr/bin/mount.plyfs")).unwrap();
+    assert_eq!(installed, "mount-plyfs");
+    for name in ["mount.plyfs", "mount.fuse.plyfs"] {
+        let link = fs::read_link(target.path().join("sbin").join(name)).unwrap();
+        assert_eq!(link, Path::new("/usr/bin/mount.plyfs"));
+    }
+}

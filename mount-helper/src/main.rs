@@ -18,20 +18,45 @@ use request::{Mount, Request};
 
 /// Exit statuses of mount(8).
 const USAGE: u8 = 1;
+const SYSTEM: u8 = 2;
 const FAILED: u8 = 32;
 
 const HELP: &str = "\
 usage: mount.plyfs IMAGE DIR [-o OPTIONS]
        mount.plyfs -o lowerdir=TOP:...:BOTTOM[,OPTIONS] DIR
 
-  -o OPTIONS       mount options, separated by commas
+  -o OPTIONS       mount options, separated by commas; root=DIR is the store (else
+                   $PLYFS_ROOT), platform=OS/ARCH[/VARIANT] chooses among several
   -f, --foreground serve in this process (with IMAGE, -f only pretends, as for mount(8))
   -v               say more
   -s, -n, -t TYPE  taken for the sake of mount(8)
       --version    say which version this is
 ";
 
+/// Says what the library warns of: to the caller, until the mount is there; then to the system's log.
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args().to_string();
+        if self.enabled(record.metadata()) && !mount::tell_system(record.level(), &text) {
+            let level = record.level().as_str().to_lowercase();
+            eprintln!("mount.plyfs: {level}: {text}");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 fn main() -> ExitCode {
+    // Fails only where there is a logger already.
+    if log::set_logger(&Log).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
     match request::parse(env::args_os().skip(1)) {
         Ok(Request::Version) => println!("mount.plyfs: version {}", env!("CARGO_PKG_VERSION")),
         Ok(Request::Help) => print!("{HELP}"),
@@ -47,7 +72,7 @@ fn main() -> ExitCode {
 fn run(request: &Mount) -> ExitCode {
     if let Err(error) = mount::close_inherited(&request.directory) {
         eprintln!("mount.plyfs: cannot close what was inherited: {error}");
-        return ExitCode::from(FAILED);
+        return ExitCode::from(SYSTEM);
     }
     let options = match MountOptions::parse(&request.options) {
         Ok(options) => options,
@@ -57,7 +82,10 @@ fn run(request: &Mount) -> ExitCode {
         }
     };
     for warning in &options.warnings {
-        eprintln!("mount.plyfs: warning: {warning}");
+        log::warn!("{warning}");
+    }
+    if request.verbose {
+        log::set_max_level(log::LevelFilter::Info);
     }
     if request.fake {
         return ExitCode::SUCCESS;
@@ -65,19 +93,62 @@ fn run(request: &Mount) -> ExitCode {
     let what = request.spec.as_deref().unwrap_or(OsStr::new("the layers"));
     match serve(request, options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
+        Err(failure) => {
             let (what, place) = (what.display(), request.directory.display());
-            eprintln!("mount.plyfs: cannot mount {what} on {place}: {reason}");
-            if reason.ends_with("it is not in the store") {
-                eprintln!("hint: plyfs pull {what}");
+            eprintln!(
+                "mount.plyfs: cannot mount {what} on {place}: {}",
+                failure.reason
+            );
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {hint}");
             }
-            ExitCode::from(FAILED)
+            ExitCode::from(failure.status)
         }
     }
 }
 
-fn serve(request: &Mount, options: MountOptions) -> Result<(), String> {
+/// Why there is no mount.
+struct Failure {
+    reason: String,
+    hint: Option<String>,
+    status: u8,
+}
+
+impl Failure {
+    fn usage(reason: impl Into<String>) -> Failure {
+        Failure {
+            reason: reason.into(),
+            hint: None,
+            status: USAGE,
+        }
+    }
+
+    fn of(what: Option<&OsStr>, error: &mount::Error) -> Failure {
+        let image = what.unwrap_or_default().display();
+        let hint = error.missing().map(|missing| match missing {
+            mount::Missing::Image => format!("plyfs pull {image}"),
+            mount::Missing::Store => {
+                "plyfs pull IMAGE makes a store; -o root=DIR names another".into()
+            }
+        });
+        let status = match error {
+            mount::Error::Start(_) => SYSTEM,
+            _ => FAILED,
+        };
+        Failure {
+            reason: error.chain(),
+            hint,
+            status,
+        }
+    }
+}
+
+fn serve(request: &Mount, options: MountOptions) -> Result<(), Failure> {
     let serving = serving(request, options)?;
+    if serving.is_write_protected() {
+        let place = request.directory.display();
+        eprintln!("mount.plyfs: {place}: WARNING: source write-protected, mounted read-only.");
+    }
     let served = if request.foreground {
         mount::serve_foreground(serving)
     } else {
@@ -87,36 +158,50 @@ fn serve(request: &Mount, options: MountOptions) -> Result<(), String> {
             }
         })
     };
-    served.map_err(|error| error.chain())
+    served.map_err(|error| Failure::of(request.spec.as_deref(), &error))
 }
 
 /// Directories if the options name some, else the image that is named.
-fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, String> {
+fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failure> {
     let target = Target::from_path(&request.directory);
+    let spec = request.spec.as_deref();
+    let failed = |error| Failure::of(spec, &error);
     if !options.lowers.is_empty() {
         // What mount(8) is given as the source beside directories is only a name to show.
         options.source = options.source.or_else(|| request.spec.clone());
-        return layers::serving(target, options).map_err(|error| error.chain());
+        return layers::serving(target, options).map_err(failed);
     }
-    let spec = request
-        .spec
-        .as_deref()
-        .ok_or("neither an image nor lowerdir= is given")?;
-    let name = spec.to_str().ok_or("the name of an image is UTF-8")?;
-    let root = store_root(options.root.as_deref())?;
+    let named = spec.ok_or_else(|| Failure::usage("neither an image nor lowerdir= is given"))?;
+    let utf8 = |text: &OsStr, what: &str| match text.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(Failure::usage(format!("{what} is not UTF-8"))),
+    };
+    let name = utf8(named, "the name of the image")?;
+    let platform = match &options.platform {
+        Some(platform) => {
+            let parsed = utf8(platform, "the platform")?.parse();
+            Some(parsed.map_err(|error| Failure::usage(format!("platform=: {error}")))?)
+        }
+        None => None,
+    };
+    let root = store_root(options.root.as_deref()).map_err(Failure::usage)?;
     let request = image::ImageRequest {
-        name,
-        platform: None,
+        name: &name,
+        platform: platform.as_ref(),
         target,
         options,
     };
-    image::serving_from(&root, request).map_err(|error| error.chain())
+    image::serving_from(&root, request).map_err(failed)
 }
 
 /// Where the images are: as asked, or the place of the system or of the user.
 fn store_root(asked: Option<&Path>) -> Result<PathBuf, String> {
-    if let Some(root) = asked {
-        return Ok(root.to_owned());
+    let given = |name| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(root) = asked
+        .map(Path::to_owned)
+        .or_else(|| given("PLYFS_ROOT").map(Into::into))
+    {
+        return Ok(root);
     }
     let user = std::fs::metadata("/proc/self")
         .map_err(|error| format!("/proc: {error}"))?
@@ -125,12 +210,12 @@ fn store_root(asked: Option<&Path>) -> Result<PathBuf, String> {
         return Ok("/var/lib/plyfs".into());
     }
     let absolute = |name| {
-        env::var_os(name)
+        given(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|data| data.join("plyfs"))
-        .ok_or_else(|| "neither HOME nor XDG_DATA_HOME is set".into())
+        .ok_or_else(|| "neither PLYFS_ROOT, XDG_DATA_HOME nor HOME is set".into())
 }

@@ -32,10 +32,13 @@ Examples:
 Options of -o, among others:
   data=auto|passthrough|cached   how file contents reach the kernel
   upperdir=DIR,workdir=DIR       where changes are kept, and prepared
-  volatile                       nothing is made durable before the unmount
+  volatile                       nothing is made durable
+  root=DIR,platform=OS/ARCH      as --root and --platform, for fstab
   allow_other                    let other users in (ordinary users; see /etc/fuse.conf)
   nosuid,nodev,noexec,noatime    as everywhere
-  strict                         refuse options that are not known, instead of warning")]
+  strict                         refuse options that are not known, instead of warning
+
+docs/OPTIONS.md has them all.")]
 pub struct Mount {
     /// The image; left out with -o lowerdir=, and with --name for a container that is there
     #[arg(value_name = "IMAGE")]
@@ -61,7 +64,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    pub fn run(self, global: &Global) -> Result<()> {
+    pub fn run(mut self, global: &Global) -> Result<()> {
         let place = self
             .directory
             .as_deref()
@@ -73,6 +76,11 @@ impl Mount {
         for warning in &options.warnings {
             log::warn!("{warning}");
         }
+        if let (None, Some(platform)) = (&self.platform, &options.platform) {
+            self.platform = Some(utf8(platform)?.parse().map_err(Failure::usage)?);
+        }
+        let root = options.root.clone().or_else(|| global.root.clone());
+        let global = &Global { root, ..*global };
         let serving = match &self.name {
             Some(_) if !options.lowers.is_empty() => {
                 return Err(Failure::usage(
@@ -83,6 +91,9 @@ impl Mount {
             None if options.lowers.is_empty() => self.image(global, options)?,
             None => self.layers(options)?,
         };
+        if serving.is_write_protected() {
+            log::warn!("source write-protected, mounted read-only");
+        }
         let what = format!("cannot mount {}", serving.source.to_string_lossy());
         if self.foreground {
             mount::serve_foreground(serving).map_err(|error| Failure::new(what, error))

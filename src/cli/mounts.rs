@@ -4,9 +4,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
-use crate::mount;
-use crate::store::{self, LeaseKind, LeaseRecord, Store};
+use super::{Result, output};
+use crate::mount::{self, MountEntry, Server};
 
 /// List live mounts
 #[derive(Args)]
@@ -28,51 +27,65 @@ struct Row {
     image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upper: Option<String>,
+    /// Topmost first; unknown of mounts whose process may not be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Vec<String>>,
     options: String,
 }
 
 impl Mounts {
-    pub fn run(self, global: &Global) -> Result<()> {
-        let live =
-            mount::mounts().map_err(|error| Failure::new("cannot list the mounts", error))?;
-        // Without a store there are still mounts of plain directories.
-        let leases = match Store::open(&environment::store_root(global)?) {
-            Ok(store) => store
-                .leases()
-                .map_err(|e| Failure::new("cannot list the mounts", e))?,
-            Err(store::Error::NoStore(_)) => Vec::new(),
-            Err(error) => return Err(Failure::new("cannot list the mounts", error)),
+    pub fn run(self) -> Result<()> {
+        let failed = |error| Failure::new("cannot list the mounts", error);
+        let live = mount::mounts().map_err(failed)?;
+        let servers = if live.is_empty() {
+            Vec::new()
+        } else {
+            mount::servers().map_err(failed)?
         };
-        let rows: Vec<Row> = live
-            .into_iter()
-            .map(|entry| {
-                let mount_point = entry.point.display().to_string();
-                let lease = leases.iter().find(|lease| is_of(lease, &mount_point));
-                Row {
-                    source: entry.source.to_string_lossy().into_owned(),
-                    image: lease.map(|lease| lease.image.clone()),
-                    pid: lease.map(|lease| lease.pid),
-                    options: entry.options.to_string_lossy().into_owned(),
-                    mount_point,
-                }
-            })
-            .collect();
+        let rows: Vec<Row> = live.iter().map(|entry| row(entry, &servers)).collect();
         if self.json {
             return output::json(&rows);
         }
+        let known = |known: Option<String>| known.unwrap_or_else(|| "-".to_owned());
         let cells: Vec<Vec<String>> = rows
             .into_iter()
             .map(|row| {
-                let pid = row
-                    .pid
-                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-                vec![row.mount_point, row.source, pid]
+                let count = row.layers.map(|layers| layers.len().to_string());
+                let pid = row.pid.map(|pid| pid.to_string());
+                vec![row.mount_point, row.source, known(count), known(pid)]
             })
             .collect();
-        output::table(&["MOUNT POINT", "SOURCE", "PID"], &cells)
+        output::table(&["MOUNT POINT", "SOURCE", "LAYERS", "PID"], &cells)
     }
 }
 
-fn is_of(lease: &LeaseRecord, mount_point: &str) -> bool {
-    lease.kind == LeaseKind::Mount && lease.mount_point.as_deref() == Some(mount_point)
+fn row(entry: &MountEntry, servers: &[Server]) -> Row {
+    let server = servers.iter().find(|server| server.serves(entry));
+    let record = server.map(|server| server.record.clone());
+    let (image, upper, layers) = match record {
+        Some(record) => (record.image, record.upper, Some(record.layers)),
+        None => (None, None, None),
+    };
+    Row {
+        mount_point: entry.point.display().to_string(),
+        source: entry.source.to_string_lossy().into_owned(),
+        image,
+        pid: server.map(|server| server.pid),
+        upper,
+        layers,
+        options: without_repetition(&entry.options.to_string_lossy()),
+    }
+}
+
+/// The mount and its super block both say `ro`.
+fn without_repetition(options: &str) -> String {
+    let mut seen = Vec::new();
+    for option in options.split(',') {
+        if !seen.contains(&option) {
+            seen.push(option);
+        }
+    }
+    seen.join(",")
 }

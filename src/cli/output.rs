@@ -169,9 +169,11 @@ impl log::Log for Log {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let level = record.level().as_str().to_lowercase();
             let text = cause::plain(&record.args().to_string());
-            eprintln!("plyfs: {level}: {text}");
+            if !crate::mount::tell_system(record.level(), &text) {
+                let level = record.level().as_str().to_lowercase();
+                eprintln!("plyfs: {level}: {text}");
+            }
         }
     }
 

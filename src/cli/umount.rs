@@ -1,14 +1,13 @@
 //! `plyfs umount`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::Result;
 use super::failure::Failure;
-use super::{Global, Result, environment};
 use crate::mount;
-use crate::store::{LeaseKind, Store};
 
 /// How long a daemon may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,55 +27,43 @@ pub struct Umount {
 }
 
 impl Umount {
-    pub fn run(self, global: &Global) -> Result<()> {
+    pub fn run(self) -> Result<()> {
         for directory in &self.directories {
-            let daemon = daemon_of(global, directory);
+            let server = mount::server_of(directory).unwrap_or_else(|error| {
+                log::debug!("cannot tell which process serves it: {}", error.chain());
+                None
+            });
             mount::unmount(directory, self.lazy).map_err(|error| {
-                let busy = matches!(error, mount::Error::Busy { .. });
+                let hint = hint(&error);
                 let failure =
                     Failure::new(format!("cannot unmount {}", directory.display()), error);
-                if busy {
-                    failure.or_hint("plyfs umount --lazy, or end what uses it")
-                } else {
-                    failure
+                match hint {
+                    Some(hint) => failure.or_hint(hint),
+                    None => failure,
                 }
             })?;
-            if let Some((store, pid)) = daemon
-                && !self.lazy
-            {
-                wait_for(&store, pid)?;
+            if !self.lazy {
+                wait_for(server);
             }
         }
         Ok(())
     }
 }
 
-/// The process that serves the mount, if our store knows it.
-fn daemon_of(global: &Global, directory: &Path) -> Option<(Store, u32)> {
-    let store = Store::open(&environment::store_root(global).ok()?).ok()?;
-    let mount_point = directory.canonicalize().ok()?.display().to_string();
-    let leases = store.leases().ok()?;
-    let lease = leases
-        .iter()
-        .find(|l| l.mount_point.as_ref() == Some(&mount_point))?;
-    let pid = lease.pid;
-    Some((store, pid))
+fn hint(error: &mount::Error) -> Option<String> {
+    match error {
+        mount::Error::Busy { .. } => Some("plyfs umount --lazy, or end what uses it".into()),
+        mount::Error::NotYours { user_id: 0, .. } => Some("unmount it as root".into()),
+        mount::Error::NotYours { .. } => Some("unmount it as that user, or as root".into()),
+        _ => None,
+    }
 }
 
-/// Waits until a daemon has given its lease back, so that the image can be removed at once.
-fn wait_for(store: &Store, pid: u32) -> Result<()> {
+/// Waits until a server has given back what it held, so that the image can be removed, or the upper
+/// directory used again, at once.
+fn wait_for(server: Option<mount::Server>) {
     let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        let leases = store
-            .leases()
-            .map_err(|e| Failure::new("cannot read the leases", e))?;
-        if !leases
-            .iter()
-            .any(|lease| lease.pid == pid && lease.kind == LeaseKind::Mount)
-        {
-            return Ok(());
-        }
+    while server.as_ref().is_some_and(mount::Server::is_there) && started.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }

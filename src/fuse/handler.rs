@@ -10,6 +10,7 @@ use super::ahead::Ahead;
 use super::contents::Contents;
 use super::convert::{self, node};
 use super::files::Files;
+use super::session::catching;
 use super::{Data, Settings};
 use crate::overlay::{Overlay, Result};
 
@@ -48,7 +49,7 @@ impl Adapter {
         ino: INodeNo,
         work: impl FnOnce() -> Result<T>,
     ) -> std::result::Result<T, Errno> {
-        match catch_unwind(AssertUnwindSafe(work)) {
+        match catching(|| catch_unwind(AssertUnwindSafe(work))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let serious = error.errno == nix::errno::Errno::EIO;
@@ -109,6 +110,7 @@ impl Adapter {
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_EXPORT_SUPPORT
+            | InitFlags::FUSE_ABORT_ERROR
             | InitFlags::FUSE_HAS_RESEND;
         flags |= match self.settings.data {
             Data::Cached => InitFlags::FUSE_NO_OPEN_SUPPORT,

@@ -1,5 +1,6 @@
 //! A connection to the kernel, from the handshake to its end.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,6 +15,47 @@ use super::handler::Adapter;
 use super::notify;
 use super::{Data, Settings};
 use crate::overlay::Overlay;
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything was answered.
+    Unmounted,
+    /// Somebody broke it off; what was written may not have arrived.
+    Aborted,
+}
+
+thread_local! {
+    /// Whether this thread is within something that catches panics.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, which catches its panics.
+pub(super) fn catching<T>(work: impl FnOnce() -> T) -> T {
+    CAUGHT.set(true);
+    let result = work();
+    CAUGHT.set(false);
+    result
+}
+
+/// What the threads are called that answer requests; the library names them.
+const THREADS: &str = "fuser-";
+
+/// Has `tell` called when a thread that answers requests panics where nobody catches it. The
+/// library would notice only after all the others have ended, and what the thread was asked would
+/// never be answered. For the whole process.
+pub fn on_lost_thread(tell: impl Fn() + Send + Sync + 'static) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        let thread = std::thread::current();
+        let ours = thread.name().is_some_and(|name| name.starts_with(THREADS));
+        if ours && !CAUGHT.get() {
+            log::error!("a thread that answers the kernel is lost: {panic}");
+            tell();
+        }
+    }));
+}
 
 /// A connection that has shaken hands and waits to be served.
 #[derive(Debug)]
@@ -57,7 +99,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the device reports; the end of the mount is no error.
-    pub fn run(self) -> io::Result<()> {
+    pub fn run(self) -> io::Result<Ended> {
         let Connection {
             session,
             worker,
@@ -68,9 +110,8 @@ impl Connection {
             .transpose()?;
         let teller = teller.start(session.notifier())?;
         let ended = match session.run() {
-            // The connection was aborted.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
-            ended => ended,
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(Ended::Aborted),
+            ended => ended.map(|()| Ended::Unmounted),
         };
         // The adapter is gone, and with it what the workers listened to.
         if let Some(Err(_panic)) = worker.map(JoinHandle::join) {
@@ -80,5 +121,32 @@ impl Connection {
             log::error!("notifications ended by a bug in plyfs");
         }
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::Builder;
+
+    use super::*;
+
+    #[test]
+    fn regression_a_lost_thread_is_noticed_at_once() {
+        let lost = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&lost);
+        on_lost_thread(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let run = |name: &str, work: fn()| {
+            let thread = Builder::new().name(name.into()).spawn(work).unwrap();
+            assert!(thread.join().is_err() || name.ends_with("caught"));
+            lost.load(Ordering::Relaxed)
+        };
+        let caught = || catching(|| drop(catch_unwind(|| panic!("caught"))));
+        assert_eq!(run("fuser-caught", caught), 0);
+        assert_eq!(run("another", || panic!("not ours")), 0);
+        assert_eq!(run("fuser-1", || panic!("lost")), 1);
     }
 }

@@ -31,7 +31,12 @@ pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
         // A chain index is derived: it can be made again.
         Err(error) if is_lost(&error) => {
             log::info!("making the chain index anew: {error}");
-            rebuild_chain(store, diff_ids)?
+            match rebuild_chain(store, diff_ids) {
+                Err(Error::Store(error)) if error.is_write_protected() => {
+                    chain_index(store, diff_ids)?
+                }
+                rebuilt => rebuilt?,
+            }
         }
         Err(error) => return Err(error),
     };

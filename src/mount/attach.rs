@@ -16,10 +16,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::MsFlags;
 
 use super::error::{Error, Result};
-use super::{fusermount, mountinfo};
+use super::{fusermount, mountinfo, unmount};
 use crate::sys::descriptor;
 use crate::sys::mount::{self as sys, Context, DetachedMount, MountIdentity};
 
@@ -93,17 +93,13 @@ pub(super) enum Pending {
         mount: DetachedMount,
         directory: File,
     },
-    /// Already in its place.
-    Attached { path: PathBuf, undo: Undo },
+    /// Already in its place, which does not tell what it is: others may mount over it meanwhile.
+    Attached {
+        path: PathBuf,
+        identity: MountIdentity,
+    },
     /// Somebody else's business.
     Foreign,
-}
-
-/// How a mount that was attached too early is taken away when serving it fails.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Undo {
-    Umount,
-    Fusermount,
 }
 
 fn open_device() -> Result<OwnedFd> {
@@ -138,25 +134,44 @@ pub(super) fn connect(place: Place, traits: &Traits) -> Result<(OwnedFd, Pending
             });
         }
     }
-    if let Ok(device) = open_device()
-        && old_mount(&path, &device, traits).is_ok()
-    {
-        return Ok((
-            device,
-            Pending::Attached {
-                path,
-                undo: Undo::Umount,
-            },
-        ));
+    let device = match old_mount(&path, traits) {
+        Ok(device) => device,
+        Err(error) => {
+            log::debug!("mount(2) refuses: {error}");
+            let unheard = unheard(traits);
+            if !unheard.is_empty() {
+                log::warn!("fusermount3 cannot be told {unheard}: without effect");
+            }
+            fusermount::mount(&path, &traits.source, &fusermount_options(traits))?
+        }
+    };
+    let identity = just_mounted(&path).map_err(Error::system(
+        "the mount cannot be told from others at its place",
+    ))?;
+    Ok((device, Pending::Attached { path, identity }))
+}
+
+/// The mount that was put on `path` a moment ago. The file system is not asked: nobody serves it
+/// yet.
+fn just_mounted(path: &Path) -> io::Result<MountIdentity> {
+    let seen = identity_at(path, false)?;
+    let known = mountinfo::all()?;
+    let ours = |mount: &mountinfo::MountEntry| {
+        mount.id == seen.id && mount.device == seen.device && mount.kind == mountinfo::KIND
+    };
+    if known.iter().any(ours) {
+        Ok(seen)
+    } else {
+        Err(io::Error::other("something else was mounted there"))
     }
-    let device = fusermount::mount(&path, &traits.source, &fusermount_options(traits))?;
-    Ok((
-        device,
-        Pending::Attached {
-            path,
-            undo: Undo::Fusermount,
-        },
-    ))
+}
+
+fn identity_at(path: &Path, ask: bool) -> io::Result<MountIdentity> {
+    let root = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?;
+    sys::identity(root.as_fd(), ask)
 }
 
 /// Makes a mount that is nowhere yet.
@@ -203,18 +218,26 @@ pub(super) fn throw_away() -> io::Result<(OwnedFd, DetachedMount)> {
     Ok((device, mount))
 }
 
-fn old_mount(path: &Path, device: &OwnedFd, traits: &Traits) -> nix::Result<()> {
-    let mut data = format!(
+/// Mounts with mount(2) and returns the device.
+fn old_mount(path: &Path, traits: &Traits) -> Result<OwnedFd> {
+    let device = open_device()?;
+    let mut data = OsString::from(format!(
         "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
         nix::unistd::geteuid(),
         nix::unistd::getegid()
-    );
+    ));
     if traits.allow_other {
-        data.push_str(",allow_other");
+        data.push(",allow_other");
     }
     if traits.default_permissions {
-        data.push_str(",default_permissions");
+        data.push(",default_permissions");
+    }
+    if let Some(label) = &traits.context {
+        // Labels hold commas.
+        data.push(",context=\"");
+        data.push(label);
+        data.push("\"");
     }
     let mut flags = MsFlags::empty();
     for (attribute, flag) in [
@@ -228,8 +251,25 @@ fn old_mount(path: &Path, device: &OwnedFd, traits: &Traits) -> nix::Result<()> 
     ] {
         flags.set(flag, traits.attributes & attribute != 0);
     }
-    let (source, data) = (traits.source.as_os_str(), data.as_str());
+    let (source, data) = (traits.source.as_os_str(), data.as_os_str());
     nix::mount::mount(Some(source), path, Some(mountinfo::KIND), flags, Some(data))
+        .map_err(|errno| Error::system("mount(2) failed")(errno.into()))?;
+    Ok(device)
+}
+
+/// What fusermount3 has no word for, of what is asked for.
+fn unheard(traits: &Traits) -> String {
+    let mut unheard = Vec::new();
+    if traits.context.is_some() {
+        unheard.push("context=");
+    }
+    if traits.attributes & sys::ATTRIBUTE_STRICTATIME != 0 {
+        unheard.push("strictatime");
+    }
+    if traits.attributes & sys::ATTRIBUTE_NODIRATIME != 0 {
+        unheard.push("nodiratime");
+    }
+    unheard.join(", ")
 }
 
 fn fusermount_options(traits: &Traits) -> Vec<&'static str> {
@@ -248,54 +288,49 @@ fn fusermount_options(traits: &Traits) -> Vec<&'static str> {
 }
 
 impl Pending {
-    /// Asks the served file system for its root, puts it in its place if it has none, and tells
-    /// how to recognise it later.
-    pub(super) fn finish(self) -> Result<Option<MountIdentity>> {
+    /// How to recognise the mount; none that somebody else has made. Its server is not needed.
+    pub(super) fn identity(&self) -> Result<Option<MountIdentity>> {
         match self {
             Pending::Foreign => Ok(None),
+            Pending::Attached { identity, .. } => Ok(Some(*identity)),
+            Pending::Detached { mount, .. } => sys::identity(mount.as_fd(), false)
+                .map(Some)
+                .map_err(Error::system("the mount cannot be told from others")),
+        }
+    }
+
+    /// Asks the served file system for its root, and puts it in its place if it has none.
+    pub(super) fn finish(self) -> Result<()> {
+        match &self {
+            Pending::Foreign => Ok(()),
             Pending::Detached { mount, directory } => {
-                let identity =
-                    sys::identity(mount.as_fd(), true).map_err(Error::system(NO_ANSWER))?;
+                sys::identity(mount.as_fd(), true).map_err(Error::system(NO_ANSWER))?;
                 mount
                     .attach(directory.as_fd())
-                    .map_err(Error::system("cannot put the mount in its place"))?;
-                Ok(Some(identity))
+                    .map_err(Error::system("cannot put the mount in its place"))
             }
-            Pending::Attached { path, undo } => {
-                let identity = File::options()
-                    .read(true)
-                    .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-                    .open(&path)
-                    .and_then(|root| sys::identity(root.as_fd(), true));
-                match identity {
-                    Ok(identity) => Ok(Some(identity)),
-                    Err(error) => {
-                        Pending::Attached { path, undo }.undo();
-                        Err(Error::System {
-                            doing: NO_ANSWER,
-                            source: error,
-                        })
-                    }
+            Pending::Attached { path, .. } => match identity_at(path, true) {
+                Ok(_) => Ok(()),
+                Err(source) => {
+                    self.undo();
+                    Err(Error::System {
+                        doing: NO_ANSWER,
+                        source,
+                    })
                 }
-            }
+            },
         }
     }
 
     /// Takes away a mount that will not be served.
     pub(super) fn undo(self) {
         let undone = match self {
-            Pending::Attached {
-                path,
-                undo: Undo::Umount,
-            } => umount2(&path, MntFlags::MNT_DETACH).map_err(|errno| errno.to_string()),
-            Pending::Attached {
-                path,
-                undo: Undo::Fusermount,
-            } => fusermount::unmount(&path, true).map_err(|error| error.chain()),
+            Pending::Attached { identity, .. } => unmount::detach_own(identity),
             // A mount without a place goes away with its descriptor.
-            Pending::Detached { .. } | Pending::Foreign => Ok(()),
+            Pending::Detached { .. } | Pending::Foreign => Ok(true),
         };
         if let Err(error) = undone {
+            let error = error.chain();
             log::warn!("a mount that failed may have been left behind: {error}");
         }
     }

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,8 @@ use nix::sys::stat::makedev;
 
 use super::attach::{self, Place};
 use super::error::{Error, Result};
-use super::{Mounted, Ready, Serving, policy, unmount};
-use crate::fuse::{Connection, Settings};
+use super::{Mounted, Ready, Serving, policy, record, syslog, unmount};
+use crate::fuse::{self, Connection, Ended, Settings};
 use crate::overlay::Overlay;
 use crate::sys::mount::MountIdentity;
 use crate::sys::process::{self, Signals};
@@ -47,8 +48,8 @@ const ONE_SIGNAL: Duration = Duration::from_millis(100);
 /// Why there is no mount; nothing is left behind then.
 pub fn serve_detached(serving: Serving) -> Result<Mounted> {
     let place = Place::open(&serving.target)?;
-    let mut status = process::fork_daemon(|status| daemon(serving, place, status))
-        .map_err(Error::system("cannot start the daemon"))?;
+    let mut status =
+        process::fork_daemon(|status| daemon(serving, place, status)).map_err(Error::Start)?;
     let mut message = Vec::new();
     status
         .read_to_end(&mut message)
@@ -86,14 +87,18 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
             .map_err(io::Error::from)
             .map_err(Error::system("cannot leave the directory"))?;
         process::detach_standard_streams().map_err(Error::system("cannot close the streams"))?;
+        syslog::detached();
         tell(status.take(), READY, &std::process::id().to_le_bytes());
         Ok(())
     };
     match serve(serving, place, ready) {
         Ok(()) => 0,
         Err(error) => {
-            log::error!("{}", error.chain());
-            tell(status.take(), FAILED, error.chain().as_bytes());
+            match status.take() {
+                // The caller says it.
+                Some(status) => tell(Some(status), FAILED, error.chain().as_bytes()),
+                None => log::error!("{}", error.chain()),
+            }
             1
         }
     }
@@ -110,7 +115,9 @@ fn tell(status: Option<File>, kind: u8, text: &[u8]) {
 /// Makes the mount, serves it, and returns when it is gone.
 fn serve(mut serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let on_end = serving.on_end.take();
-    let served = serve_to_the_end(serving, place, ready);
+    // Published until everything is done: who unmounts waits for that.
+    let mut published = None;
+    let served = serve_to_the_end(serving, place, &mut published, ready);
     let ended = on_end.map_or(Ok(()), |on_end| on_end());
     served.and(ended.map_err(Error::system("cannot clean up after the mount")))
 }
@@ -118,6 +125,7 @@ fn serve(mut serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>)
 fn serve_to_the_end(
     serving: Serving,
     place: Place,
+    published: &mut Option<File>,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let Serving {
@@ -125,6 +133,7 @@ fn serve_to_the_end(
         source,
         target: _,
         options,
+        mut record,
         hold,
         on_ready,
         on_end: _,
@@ -138,25 +147,39 @@ fn serve_to_the_end(
     let ended = Arc::new(process::event().map_err(Error::system("cannot make an event"))?);
     let (traits, settings) = policy::decide(&overlay, source, &options)?;
     let (device, pending) = attach::connect(place, &traits)?;
-    let server = match start(Arc::clone(&overlay), device, settings, &ended) {
+    let own = match pending.identity() {
+        Ok(own) => own,
+        Err(error) => {
+            pending.undo();
+            return Err(error);
+        }
+    };
+    if let (Some(own), Union::Stack(stack)) = (own, overlay.base()) {
+        // Before anybody can come in: a layer may contain the mount point.
+        let (major, minor) = own.device;
+        stack.set_own_device(makedev(major.into(), minor.into()));
+    }
+    let lost = Arc::new(AtomicBool::new(false));
+    let server = match start(Arc::clone(&overlay), device, settings, &ended, &lost) {
         Ok(server) => server,
         Err(error) => {
             pending.undo();
             return Err(error);
         }
     };
-    // Without its mount the server ends by itself.
-    let own = pending.finish()?;
-    let mount_id = own.map(|own| own.id);
-    if let (Some(own), Union::Stack(stack)) = (own, overlay.base()) {
-        let (major, minor) = own.device;
-        stack.set_own_device(makedev(major.into(), minor.into()));
+    if let Some(own) = own {
+        record.device = own.device;
+        match record::publish(&record) {
+            Ok(file) => *published = Some(file),
+            Err(error) => log::debug!("the mount will be listed without details: {error}"),
+        }
     }
-    drop(overlay);
+    // Without its mount the server ends by itself.
+    pending.finish()?;
     let told = match on_ready {
         Some(on_ready) => on_ready(Ready {
             pid: std::process::id(),
-            mount_id,
+            mount_id: own.map(|own| own.id),
         })
         .map_err(Error::system("cannot record the mount")),
         None => Ok(()),
@@ -165,9 +188,15 @@ fn serve_to_the_end(
         detach(own);
         return Err(error);
     }
-    let result = watch(&signals, &ended, own, server);
+    let result = watch(&signals, &ended, &lost, own, server);
+    if let Ok(Ended::Unmounted) = result
+        && let Err(error) = overlay.shut_down()
+    {
+        log::error!("the upper directory is not marked as complete: {error}");
+    }
+    drop(overlay);
     drop(hold);
-    result
+    result.map(drop)
 }
 
 /// Shakes hands and starts to answer requests.
@@ -176,7 +205,13 @@ fn start(
     device: OwnedFd,
     settings: Settings,
     ended: &Arc<EventFd>,
-) -> Result<Server> {
+    lost: &Arc<AtomicBool>,
+) -> Result<Serve> {
+    let (event, flag) = (Arc::clone(ended), Arc::clone(lost));
+    fuse::on_lost_thread(move || {
+        flag.store(true, Ordering::Release);
+        raise(&event);
+    });
     let connection = Connection::open(overlay, device, settings).map_err(Error::system(
         "the kernel and plyfs do not understand each other",
     ))?;
@@ -185,21 +220,26 @@ fn start(
         .name("plyfs-serve".into())
         .spawn(move || {
             let result = connection.run();
-            if let Err(errno) = ended.write(1) {
-                log::error!("cannot tell that the mount is gone: {errno}");
-            }
+            raise(&ended);
             result
         })
         .map_err(Error::system("cannot start a thread"))
+}
+
+fn raise(event: &EventFd) {
+    if let Err(errno) = event.write(1) {
+        log::error!("cannot tell that the mount is gone: {errno}");
+    }
 }
 
 /// Waits for the end of the mount, or for signals to bring it about.
 fn watch(
     signals: &Signals,
     ended: &EventFd,
+    lost: &AtomicBool,
     own: Option<MountIdentity>,
-    server: Server,
-) -> Result<()> {
+    server: Serve,
+) -> Result<Ended> {
     let mut signalled: Option<(u32, Instant)> = None;
     while let Some(signal) = signals
         .wait(ended)
@@ -214,14 +254,19 @@ fn watch(
         log::info!("signal {signal}: detaching the mount");
         if own.is_none() {
             // Whoever made the mount takes it away.
-            return Ok(());
+            return Ok(Ended::Aborted);
         }
         detach(own);
         signalled = Some((signal, Instant::now()));
     }
-    let result = match server.join() {
-        Ok(result) => result.map_err(Error::system("serving the mount broke off")),
-        Err(_panic) => Err(Error::Unsupported("a bug in plyfs ended the mount".into())),
+    let result = if lost.load(Ordering::Acquire) {
+        // The others may wait for the kernel for ever: the end of the process ends them.
+        Err(Error::Bug)
+    } else {
+        match server.join() {
+            Ok(result) => result.map_err(Error::system("serving the mount broke off")),
+            Err(_panic) => Err(Error::Bug),
+        }
     };
     if result.is_err() {
         // Nobody can use it any more.
@@ -238,4 +283,4 @@ fn detach(own: Option<MountIdentity>) {
     }
 }
 
-type Server = JoinHandle<io::Result<()>>;
+type Serve = JoinHandle<io::Result<Ended>>;

@@ -48,6 +48,9 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// No process to serve in.
+    #[error("cannot start the daemon")]
+    Start(#[source] io::Error),
     /// fusermount3 refused.
     #[error("{message}")]
     Fusermount {
@@ -60,6 +63,9 @@ pub enum Error {
     /// Serving was broken off by a second signal.
     #[error("broken off by a second signal while the file system was still in use")]
     BrokenOff,
+    /// A thread that answers the kernel has ended by itself.
+    #[error("a bug in plyfs ended the mount")]
+    Bug,
     /// There is no mount of ours at that place.
     #[error("{} is not a plyfs mount", .path.display())]
     NotMounted {
@@ -72,6 +78,14 @@ pub enum Error {
         /// The place.
         path: PathBuf,
     },
+    /// The mount is somebody else's.
+    #[error("{} was mounted by {}", .path.display(), user(*.user_id))]
+    NotYours {
+        /// The place.
+        path: PathBuf,
+        /// Who mounted it.
+        user_id: u32,
+    },
     /// The mount cannot be detached.
     #[error("cannot unmount {}", .path.display())]
     Unmount {
@@ -82,13 +96,43 @@ pub enum Error {
     },
 }
 
+fn user(id: u32) -> String {
+    match id {
+        0 => "root".into(),
+        id => format!("user {id}"),
+    }
+}
+
 impl From<crate::image::Error> for Error {
     fn from(error: crate::image::Error) -> Error {
         Error::Image(Box::new(error))
     }
 }
 
+/// What a pull would bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// There is no store.
+    Store,
+    /// The store does not have the image.
+    Image,
+}
+
 impl Error {
+    /// What is missing, if that is why there is no mount.
+    #[must_use]
+    pub fn missing(&self) -> Option<Missing> {
+        use crate::{image, store};
+        match self {
+            Error::Image(error) => match &**error {
+                image::Error::NotStored | image::Error::NotStoredFor { .. } => Some(Missing::Image),
+                image::Error::Store(store::Error::NoStore(_)) => Some(Missing::Store),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(super) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::System { doing, source }
     }

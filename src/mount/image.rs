@@ -8,12 +8,12 @@ use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::writable::{self, Readers};
-use super::{Ready, Serving, Target};
+use super::{MountRecord, Ready, Serving, Target};
 use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::store::{Container, LeaseKind, LeaseRecord, Store};
+use crate::store::{Container, Lease, LeaseKind, LeaseRecord, Store};
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ fn serving_found(
         ],
     };
     tidy(&store);
-    let lease = store.lease(&record).map_err(image::Error::from)?;
+    let lease = take_lease(&store, &record)?;
     // From here on it stays; before, it may have been removed.
     let needed = found.record.descriptor.digest;
     let contained = || {
@@ -120,12 +120,24 @@ fn serving_found(
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
         record.pid = ready.pid;
-        store
-            .update_lease(&mut lease.lock(), &record)
-            .map_err(io::Error::other)
+        match &mut *lease.lock() {
+            Some(lease) => store.update_lease(lease, &record).map_err(io::Error::other),
+            None => Ok(()),
+        }
+    };
+    let diff_ids = found.config.rootfs.diff_ids.iter().rev();
+    let shown = MountRecord {
+        image: Some(name.clone()),
+        upper: options
+            .upper
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
+        ..MountRecord::default()
     };
     let overlay = writable::overlay(union, &options, readers)?;
     let mut serving = Serving::new(overlay, OsString::from(name), target, options);
+    serving.record = shown;
     serving.hold = Some(Box::new(hold));
     // An image that was removed while it was mounted goes now.
     serving.on_end = Some(Box::new(move || {
@@ -140,6 +152,18 @@ fn serving_found(
 fn tidy(store: &Store) {
     if let Err(error) = store.tidy(SystemTime::now()) {
         log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
+}
+
+/// Protects the image from removal; where nothing can be written there is no lease to be had.
+fn take_lease(store: &Store, record: &LeaseRecord) -> Result<Option<Lease>> {
+    match store.lease(record) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) if error.is_write_protected() => {
+            log::debug!("mounted without a lease: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(image::Error::from(error).into()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::{Error, Result};
 use super::writable::{self, Readers};
-use super::{Serving, Target};
+use super::{MountRecord, Serving, Target};
 use crate::layer::directory::{DirectoryLayer, OverrideKey};
 use crate::options::MountOptions;
 use crate::union::Union;
@@ -37,13 +37,19 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
         path: options.lowers.first().cloned().unwrap_or_default(),
         source,
     })?;
+    let text = |path: &PathBuf| {
+        let absolute = path.canonicalize();
+        absolute.as_ref().unwrap_or(path).display().to_string()
+    };
+    let record = MountRecord {
+        upper: options.upper.as_ref().map(text),
+        layers: options.lowers.iter().map(text).collect(),
+        ..MountRecord::default()
+    };
     let overlay = writable::overlay(Union::Stack(stack), &options, Readers::Others)?;
-    Ok(Serving::new(
-        overlay,
-        OsString::from("plyfs"),
-        target,
-        options,
-    ))
+    let mut serving = Serving::new(overlay, OsString::from("plyfs"), target, options);
+    serving.record = record;
+    Ok(serving)
 }
 
 fn open(paths: &[PathBuf]) -> Result<Vec<DirectoryLayer>> {

@@ -11,6 +11,8 @@ pub mod image;
 pub mod layers;
 mod mountinfo;
 mod policy;
+mod record;
+mod syslog;
 mod unmount;
 mod writable;
 
@@ -21,9 +23,11 @@ use std::path::Path;
 
 pub use attach::Target;
 pub use daemon::{serve_detached, serve_foreground};
-pub use error::{Error, Result};
+pub use error::{Error, Missing, Result};
 pub use mountinfo::{KIND, MountEntry, ours as mounts};
-pub use unmount::unmount;
+pub use record::{MountRecord, Server, servers};
+pub use syslog::tell_system;
+pub use unmount::{server_of, unmount};
 
 use crate::options::MountOptions;
 use crate::overlay::Overlay;
@@ -53,6 +57,8 @@ pub struct Serving {
     pub target: Target,
     /// How.
     pub options: MountOptions,
+    /// What others can learn of it.
+    pub record: MountRecord,
     /// Kept by the serving process as long as the mount lives, such as a locked file. It is dropped
     /// in the caller as well, so dropping it must do no more than close what a fork shares.
     pub hold: Option<Box<dyn Send>>,
@@ -76,10 +82,18 @@ impl Serving {
             source,
             target,
             options,
+            record: MountRecord::default(),
             hold: None,
             on_ready: None,
             on_end: None,
         }
+    }
+
+    /// Whether writing was asked for where nothing can be written. mount(8) asks for it unless told
+    /// otherwise, so it is worth a word, not a refusal.
+    #[must_use]
+    pub fn is_write_protected(&self) -> bool {
+        self.options.read_only == Some(false) && !self.overlay.is_writable()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The file system type that our mounts show.
 pub const KIND: &str = "fuse.plyfs";
@@ -25,6 +25,18 @@ pub struct MountEntry {
     pub source: OsString,
 }
 
+impl MountEntry {
+    /// Who made a FUSE mount, as its options tell.
+    #[must_use]
+    pub fn user_id(&self) -> Option<u32> {
+        let options = self.options.to_str()?;
+        let mut values = options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("user_id="));
+        values.next()?.parse().ok()
+    }
+}
+
 /// All mounts, in the order in which they were made: the last one at a place is what is seen.
 ///
 /// # Errors
@@ -41,6 +53,13 @@ pub fn ours() -> io::Result<Vec<MountEntry>> {
     let mut mounts = all()?;
     mounts.retain(|mount| mount.kind == KIND);
     Ok(mounts)
+}
+
+/// The mount that is seen at `path`, an absolute path without links.
+pub(super) fn seen_at(path: &Path) -> io::Result<Option<MountEntry>> {
+    let mut mounts = all()?;
+    mounts.retain(|mount| mount.point == path);
+    Ok(mounts.pop())
 }
 
 /// Reads the whole table; lines of another shape are passed over.
@@ -133,6 +152,7 @@ mod tests {
         assert_eq!(mount.kind, KIND);
         assert_eq!(mount.source, "deb,ian");
         assert_eq!(mount.options, "rw,nosuid,ro,user_id=0");
+        assert_eq!(mount.user_id(), Some(0));
     }
 
     #[test]

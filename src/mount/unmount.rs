@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::error::{Error, Result};
-use super::{fusermount, mountinfo};
+use super::fusermount;
+use super::mountinfo::{self, MountEntry};
+use super::record::{self, Server};
 use crate::sys::mount::{MountIdentity, identity};
 
 /// The last close of a file reaches a FUSE server after close(2) has returned.
@@ -20,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Unmounts the plyfs mount at `path`; `lazy` hides it at once and leaves it to its last user.
 ///
 /// # Errors
-/// [`Error::NotMounted`] when what is seen at `path` is not ours, [`Error::Busy`] when it is used.
+/// [`Error::NotMounted`] when what is seen at `path` is not ours, [`Error::Busy`] when it is used,
+/// [`Error::NotYours`] when somebody else mounted it.
 pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
     let path = resolve(path)?;
-    let mounts = mountinfo::all().map_err(Error::system("cannot read the table of mounts"))?;
-    let seen = mounts.iter().rev().find(|mount| mount.point == path);
-    if seen.is_none_or(|mount| mount.kind != mountinfo::KIND) {
+    let seen = seen_at(&path)?.filter(|mount| mount.kind == mountinfo::KIND);
+    let Some(seen) = seen else {
         return Err(Error::NotMounted { path });
-    }
+    };
     let flags = if lazy {
         MntFlags::MNT_DETACH
     } else {
@@ -50,6 +52,10 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
             }
         }
     }
+    let user = nix::unistd::getuid().as_raw();
+    if let Some(user_id) = seen.user_id().filter(|&owner| owner != user) {
+        return Err(Error::NotYours { path, user_id });
+    }
     loop {
         match fusermount::unmount(&path, lazy) {
             Err(Error::Fusermount { message }) if message.contains("busy") => {
@@ -63,11 +69,27 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
     }
 }
 
+/// The process that serves the plyfs mount at `path`, if it may be looked at.
+///
+/// # Errors
+/// What reading the table of mounts and `/proc` reports.
+pub fn server_of(path: &Path) -> Result<Option<Server>> {
+    let Some(entry) = seen_at(&resolve(path)?)? else {
+        return Ok(None);
+    };
+    let servers = record::servers().map_err(Error::system("cannot read the table of processes"))?;
+    Ok(servers.into_iter().find(|server| server.serves(&entry)))
+}
+
+fn seen_at(path: &Path) -> Result<Option<MountEntry>> {
+    mountinfo::seen_at(path).map_err(Error::system("cannot read the table of mounts"))
+}
+
 /// The absolute path without links; the root of a mount whose server died cannot be asked.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let resolved = path.canonicalize().or_else(|error| {
         match (error.raw_os_error(), path.parent(), path.file_name()) {
-            (Some(libc::ENOTCONN), Some(parent), Some(name)) => {
+            (Some(libc::ENOTCONN | libc::ECONNABORTED), Some(parent), Some(name)) => {
                 let parent = if parent.as_os_str().is_empty() {
                     Path::new(".")
                 } else {

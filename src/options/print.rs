@@ -18,6 +18,7 @@ impl MountOptions {
         list.paths("upperdir", self.upper.as_slice());
         list.paths("workdir", self.work.as_slice());
         list.paths("root", self.root.as_slice());
+        list.value("platform", self.platform.as_deref());
         list.value("fsname", self.source.as_deref());
         list.value("context", self.context.as_deref());
         list.word(
@@ -55,7 +56,6 @@ impl MountOptions {
             ("volatile", self.volatile),
             ("userxattr", self.userxattr),
             ("strict", self.strict),
-            ("provenance", self.provenance),
         ] {
             if on {
                 list.item(name.as_bytes());

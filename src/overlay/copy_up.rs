@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use super::directory::Entry;
 use super::engine::Engine;
 use super::node::{Node, Stage};
-use super::upper::{Owner, Temporary, failed};
+use super::upper::{Owner, Temporary, failed, without_set_id};
 use crate::layer::{FileKind, Timestamp};
 use crate::sys::data;
 use crate::sys::writable::{At, NewTime};
@@ -48,6 +48,35 @@ impl Want {
     }
 }
 
+/// What a copy shall be like at once, where that is not what it is a copy of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wish {
+    pub(super) permissions: Option<u16>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    /// Of access, of modification.
+    pub(super) times: (Option<NewTime>, Option<NewTime>),
+}
+
+impl Wish {
+    fn changes_owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    fn owner(&self, kind: FileKind, base: &Attributes) -> Owner {
+        let kept = match kind {
+            FileKind::Directory => base.permissions,
+            _ if self.changes_owner() => without_set_id(base.permissions),
+            _ => base.permissions,
+        };
+        Owner {
+            uid: self.uid.unwrap_or(base.uid),
+            gid: self.gid.unwrap_or(base.gid),
+            permissions: self.permissions.unwrap_or(kept),
+        }
+    }
+}
+
 /// A copy that has no place yet.
 pub(super) struct Copy<'a> {
     pub(super) temporary: Temporary<'a>,
@@ -58,23 +87,28 @@ pub(super) struct Copy<'a> {
 impl Engine {
     /// Copies a node up as far as `want` needs it. Nothing may be locked.
     pub(super) fn copy_up(&self, node: &Arc<Node>, want: Want) -> Result<()> {
+        self.copy_up_as(node, want, &Wish::default()).map(drop)
+    }
+
+    /// The same; a copy that is made is as wished. Says whether one was made.
+    pub(super) fn copy_up_as(&self, node: &Arc<Node>, want: Want, wish: &Wish) -> Result<bool> {
         if node.kind == FileKind::Directory {
-            return self.copy_up_directory(node);
+            return self.copy_up_directory(node).map(|()| false);
         }
         if is_enough(node.stage(), want) {
-            return Ok(());
+            return Ok(false);
         }
         let _copying = node.copying.lock();
         match node.stage() {
-            stage if is_enough(stage, want) => Ok(()),
+            stage if is_enough(stage, want) => Ok(false),
             Stage::Base => {
                 if node.state.read().detached {
                     return Err(Errno::ESTALE.into());
                 }
-                let copy = self.copy(node, want)?;
-                self.publish(node, copy, None)
+                let copy = self.copy(node, want, wish)?;
+                self.publish(node, copy, None).map(|()| true)
             }
-            _ => self.complete(node, want),
+            _ => self.complete(node, want).map(|()| false),
         }
     }
 
@@ -107,8 +141,8 @@ impl Engine {
         }
         let base = self.base_of(node)?;
         let copy = self.upper.temporary_directory()?;
-        self.dress(node, copy.at(), &base)?;
-        let upper_ino = inode(copy.at())?;
+        let upper_ino = self.dress(node, &copy, &base, &Wish::default())?;
+        self.mark_origin(copy.at(), node)?;
         let copy = Copy {
             temporary: copy,
             stage: Stage::Upper,
@@ -132,24 +166,37 @@ impl Engine {
     }
 
     /// Makes the copy of something that is no directory.
-    pub(super) fn copy(&self, node: &Arc<Node>, want: Want) -> Result<Copy<'_>> {
+    pub(super) fn copy(&self, node: &Arc<Node>, want: Want, wish: &Wish) -> Result<Copy<'_>> {
         let base = self.base_of(node)?;
         let mut stage = Stage::Upper;
         let mut has_data = false;
         let upper = &self.upper;
+        let permissions = wish.owner(node.kind, &base).permissions;
+        let may_be_metacopy = node.kind == FileKind::Regular
+            && want == Want::Attributes
+            && upper.metacopy_redirect
+            && base.size > 0;
+        let mut redirect = None;
+        if may_be_metacopy && node.linked_in_base {
+            let _still = self.still();
+            // The name by which it was known may be gone, and another one not looked up again.
+            if node.state.read().place.is_some() {
+                redirect = Some(self.base_path_of(node)?);
+            }
+        }
         let temporary = match node.kind {
             FileKind::Regular
-                if want == Want::Attributes && upper.metacopy_redirect && base.size > 0 =>
+                if may_be_metacopy && (redirect.is_some() || !node.linked_in_base) =>
             {
                 stage = Stage::Metacopy;
-                let copy = upper.temporary_file()?;
+                let copy = upper.temporary_file_for(permissions)?;
                 if let Some(file) = copy.file() {
                     data::truncate(file, base.size).map_err(failed("copying up attributes"))?;
                 }
                 copy
             }
             FileKind::Regular => {
-                let copy = upper.temporary_file()?;
+                let copy = upper.temporary_file_for(permissions)?;
                 let keep = match want {
                     Want::Data(keep) => keep,
                     Want::Attributes => u64::MAX,
@@ -161,8 +208,7 @@ impl Engine {
             }
             FileKind::Symlink => upper.new_symlink(&self.base.read_link(base.node)?)?,
             _ if upper.override_stat => upper.temporary_file()?,
-            // It would be a whiteout.
-            FileKind::CharDevice if base.device == (0, 0) => return Err(Errno::EPERM.into()),
+            kind if upper.needs_placeholder(kind, base.device) => upper.temporary_file()?,
             kind => upper.temporary_node(kind.mode_bits() | 0o600, base.device)?,
         };
         if stage == Stage::Metacopy {
@@ -170,17 +216,18 @@ impl Engine {
             let marks = temporary.at();
             let names = &upper.names;
             marks.set_xattr(&names.metacopy, b"", 0).map_err(&doing)?;
-            if node.linked_in_base {
-                let _still = self.still();
-                let path = self.base_path_of(node)?;
+            if let Some(path) = redirect {
                 marks.set_xattr(&names.redirect, &path, 0).map_err(&doing)?;
             }
         }
-        self.dress(node, temporary.at(), &base)?;
+        // The name of a metacopy, or its redirect, leads to its origin.
+        if stage != Stage::Metacopy || node.linked_in_base {
+            self.mark_origin(temporary.at(), node)?;
+        }
+        let upper_ino = self.dress(node, &temporary, &base, wish)?;
         if has_data && let Some(file) = temporary.file() {
             upper.sync(file, false)?;
         }
-        let upper_ino = inode(temporary.at())?;
         Ok(Copy {
             temporary,
             stage,
@@ -201,27 +248,44 @@ impl Engine {
         Ok(size > 0)
     }
 
-    /// Gives a copy owner, attributes, mode and times of what it is a copy of.
-    fn dress(&self, node: &Node, copy: At<'_>, base: &Attributes) -> Result<()> {
-        let owner = Owner {
-            uid: base.uid,
-            gid: base.gid,
-            permissions: base.permissions,
-        };
-        self.upper
-            .set_first_owner(copy, node.kind, base.device, owner)?;
+    /// Gives a copy owner, attributes, mode and times of what it is a copy of, or as wished;
+    /// returns its inode number.
+    fn dress(
+        &self,
+        node: &Node,
+        copy: &Temporary<'_>,
+        base: &Attributes,
+        wish: &Wish,
+    ) -> Result<u64> {
+        let at = copy.at();
+        let owner = wish.owner(node.kind, base);
+        let stat = self
+            .upper
+            .set_first_owner(at, node.kind, base.device, owner)?;
+        let mut has_acl = false;
         for name in self.base.xattr_names(base.node)? {
+            // What a change of owner takes away.
+            if wish.changes_owner() && *name == *b"security.capability" {
+                continue;
+            }
             if let Some(value) = self.base.xattr(base.node, &name)? {
-                self.store_xattr(copy, &name, &value)?;
+                self.store_xattr(at, &name, &value)?;
+                has_acl |= name.starts_with(b"system.posix_acl_");
             }
         }
-        if node.kind != FileKind::Symlink && !self.upper.override_stat {
-            self.upper.set_permissions(copy, base.permissions)?;
+        let has_mode = !has_acl && stat.mode & 0o7777 == u32::from(owner.permissions);
+        if self.upper.needs_placeholder(node.kind, base.device) {
+            self.upper.set_null_device(at, owner.permissions)?;
+        } else if node.kind != FileKind::Symlink && !self.upper.override_stat && !has_mode {
+            self.upper.set_permissions(at, owner.permissions)?;
         }
-        self.mark_origin(copy, node)?;
         let time = |time: Timestamp| NewTime::Set(time.seconds, time.nanoseconds);
-        copy.set_times(time(base.atime), time(base.mtime))
-            .map_err(failed("setting times in the upper"))
+        at.set_times(
+            wish.times.0.unwrap_or(time(base.atime)),
+            wish.times.1.unwrap_or(time(base.mtime)),
+        )
+        .map_err(failed("setting times in the upper"))?;
+        Ok(stat.ino)
     }
 
     /// Notes where a copy comes from. Without privileges only files and directories can have notes.
@@ -269,6 +333,7 @@ impl Engine {
                 NewTime::Set(stat.atime.0, stat.atime.1),
                 NewTime::Set(stat.mtime.0, stat.mtime.1),
             );
+            self.mark_origin(at, node)?;
             at.set_times(times.0, times.1).map_err(&doing)?;
             at.remove_xattr(&self.upper.names.metacopy).map_err(&doing)
         };
@@ -326,9 +391,4 @@ fn is_enough(stage: Stage, want: Want) -> bool {
         Want::Attributes => stage != Stage::Base,
         Want::Data(_) => stage == Stage::Upper,
     }
-}
-
-fn inode(at: At<'_>) -> Result<u64> {
-    let stat = at.stat().map_err(failed("reading attributes of a copy"))?;
-    Ok(stat.ino)
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::acl;
-use super::directory::Entry;
+use super::directory::{Contents, Entry, Inheritance};
 use super::engine::{Engine, check_new_name};
 use super::node::{Node, Stage, State};
 use super::request::Caller;
 use super::upper::{Owner, Temporary, failed};
 use crate::layer::FileKind;
+use crate::sys::identity::Identity;
 use crate::sys::writable::{At, WritableDir};
 use crate::union::{Attributes, NodeNumber, Result};
 
@@ -35,9 +36,9 @@ pub(super) struct New<'a> {
 struct Plan<'a> {
     new: New<'a>,
     owner: Owner,
-    /// Group that the directory gives to what is made in it, as it is stored.
-    group_above: Option<u32>,
-    default_acl: Option<Vec<u8>>,
+    above: Arc<Inheritance>,
+    /// Whether a default ACL applies to it.
+    has_default_acl: bool,
     access_acl: Option<Vec<u8>>,
 }
 
@@ -51,10 +52,6 @@ impl Engine {
         caller: &Caller,
     ) -> Result<(Arc<Node>, Attributes, Option<File>)> {
         check_new_name(name)?;
-        if new.kind == FileKind::CharDevice && new.device == (0, 0) && !self.upper.override_stat {
-            // It would be a whiteout.
-            return Err(Errno::EPERM.into());
-        }
         let parent = self.directory(parent)?;
         self.copy_up_directory(&parent)?;
         let _still = self.still();
@@ -70,9 +67,13 @@ impl Engine {
             None => false,
         };
         let directory = self.upper.directory(&parent)?;
-        let plan = self.plan(&directory, new, caller)?;
-        let file = if !over_whiteout && self.can_be_made_in_place(&plan) {
-            make_in_place(&directory, name, &plan.new)?
+        let plan = self.plan(&self.inheritance(&directory, &mut contents)?, new, caller);
+        let made = match over_whiteout {
+            true => None,
+            false => self.make_in_place(&directory, name, &plan)?,
+        };
+        let file = if let Some(file) = made {
+            file
         } else {
             let temporary = self.make_temporary(&plan)?;
             if over_whiteout && new.kind == FileKind::Directory {
@@ -89,7 +90,10 @@ impl Engine {
             }
         };
         // From here on it is there, whatever fails.
-        let looks = self.upper.looks(directory.at(name))?;
+        let looks = match &file {
+            Some(file) => self.upper.looks(At::file(file))?,
+            None => self.upper.looks(directory.at(name))?,
+        };
         let node = self.hold_new(&parent, name, new.kind, looks.stat.ino);
         contents.set_object(name, looks.stat.ino, node.number, in_base);
         let mut attributes = looks.attributes();
@@ -97,17 +101,34 @@ impl Engine {
         Ok((node, attributes, file))
     }
 
-    fn plan<'a>(&self, directory: &WritableDir, new: New<'a>, caller: &Caller) -> Result<Plan<'a>> {
-        let above = self.upper.looks(directory.at(b""))?;
-        let inherits_group = above.owner.permissions & 0o2000 != 0;
+    /// What a directory gives to what is made in it, read now or before.
+    fn inheritance(
+        &self,
+        directory: &WritableDir,
+        contents: &mut Contents,
+    ) -> Result<Arc<Inheritance>> {
+        if let Some(known) = &contents.inheritance {
+            return Ok(Arc::clone(known));
+        }
+        let looks = self.upper.looks(directory.at(b""))?;
+        let inheritance = Arc::new(Inheritance {
+            gid: (looks.owner.permissions & 0o2000 != 0).then_some(looks.owner.gid),
+            stored_gid: (looks.stat.mode & 0o2000 != 0).then_some(looks.stat.gid),
+            default_acl: self.default_acl(directory)?,
+        });
+        contents.inheritance = Some(Arc::clone(&inheritance));
+        Ok(inheritance)
+    }
+
+    fn plan<'a>(&self, above: &Arc<Inheritance>, new: New<'a>, caller: &Caller) -> Plan<'a> {
         let mut new = new;
         let default_acl = match new.kind {
             FileKind::Symlink => None,
-            _ => self.default_acl(directory)?,
+            _ => above.default_acl.as_ref(),
         };
         let mut access_acl = None;
         new.permissions &= 0o7777;
-        match &default_acl {
+        match default_acl {
             Some(default) => {
                 if let Some((permissions, access)) = acl::inherit(default, new.permissions) {
                     new.permissions = permissions;
@@ -116,26 +137,21 @@ impl Engine {
             }
             None => new.permissions &= !(caller.umask as u16),
         }
-        if inherits_group && new.kind == FileKind::Directory {
+        if above.gid.is_some() && new.kind == FileKind::Directory {
             new.permissions |= 0o2000;
         }
-        let gid = if inherits_group {
-            above.owner.gid
-        } else {
-            caller.gid
-        };
         let owner = Owner {
             uid: caller.uid,
-            gid,
+            gid: above.gid.unwrap_or(caller.gid),
             permissions: new.permissions,
         };
-        Ok(Plan {
+        Plan {
             new,
             owner,
-            group_above: (above.stat.mode & 0o2000 != 0).then_some(above.stat.gid),
-            default_acl,
+            has_default_acl: default_acl.is_some(),
+            above: Arc::clone(above),
             access_acl,
-        })
+        }
     }
 
     fn default_acl(&self, directory: &WritableDir) -> Result<Option<Vec<u8>>> {
@@ -151,24 +167,50 @@ impl Engine {
             .map_err(failed("reading a default ACL in the upper"))
     }
 
-    /// Whether one system call gives it all that it shall have.
-    fn can_be_made_in_place(&self, plan: &Plan<'_>) -> bool {
-        if self.upper.override_stat || plan.default_acl.is_some() {
-            return false;
+    /// Makes it in its place, if one system call gives it all that it shall have.
+    fn make_in_place(
+        &self,
+        directory: &WritableDir,
+        name: &[u8],
+        plan: &Plan<'_>,
+    ) -> Result<Option<Option<File>>> {
+        if self.upper.needs_placeholder(plan.new.kind, plan.new.device) {
+            return Ok(None);
         }
-        let masked = plan.new.kind != FileKind::Symlink && self.upper.has_umask;
         // Not all file systems keep set-id bits of what is made.
-        if masked || plan.new.permissions & 0o6000 != 0 {
-            return false;
+        if self.upper.override_stat || plan.has_default_acl || plan.new.permissions & 0o6000 != 0 {
+            return Ok(None);
         }
-        let (uid, gid) = (
-            nix::unistd::geteuid().as_raw(),
-            nix::unistd::getegid().as_raw(),
-        );
         let ids = &self.upper.ids;
-        let gid = plan.group_above.unwrap_or(gid);
-        ids.users.stored(plan.owner.uid) == Some(uid)
-            && ids.groups.stored(plan.owner.gid) == Some(gid)
+        let (Some(uid), Some(gid)) = (
+            ids.users.stored(plan.owner.uid),
+            ids.groups.stored(plan.owner.gid),
+        ) else {
+            return Ok(None);
+        };
+        if plan.above.stored_gid.is_some_and(|given| given != gid) {
+            return Ok(None);
+        }
+        let (own_uid, own_gid) = self.upper.own_ids;
+        let is_own = uid == own_uid && (gid == own_gid || plan.above.stored_gid.is_some());
+        // Who takes on another identity may make no devices.
+        if !is_own && matches!(plan.new.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+            return Ok(None);
+        }
+        let Some(identity) = Identity::take((!is_own).then_some((uid, gid))) else {
+            return Ok(None);
+        };
+        let made = make_at(directory, name, &plan.new);
+        drop(identity);
+        match made {
+            // The kernel has allowed it to the caller, who may have more groups than we know of.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+                Ok(None)
+            }
+            made => made
+                .map(Some)
+                .map_err(failed("making something in the upper")),
+        }
     }
 
     fn make_temporary(&self, plan: &Plan<'_>) -> Result<Temporary<'_>> {
@@ -184,15 +226,21 @@ impl Engine {
             FileKind::Symlink => upper.new_symlink(target)?,
             FileKind::Regular => upper.temporary_file()?,
             _ if upper.override_stat => upper.temporary_file()?,
+            kind if upper.needs_placeholder(kind, device) => upper.temporary_file()?,
             kind => upper.temporary_node(kind.mode_bits() | 0o600, device)?,
         };
         let at: At<'_> = temporary.at();
         upper.set_first_owner(at, kind, device, plan.owner)?;
+        if upper.needs_placeholder(kind, device) {
+            // With permissions alone, whatever the default ACL says.
+            upper.set_null_device(at, plan.owner.permissions)?;
+            return Ok(temporary);
+        }
         if let Some(access) = &plan.access_acl {
             self.store_raw_xattr(at, ACCESS_ACL, access)?;
         }
         if kind == FileKind::Directory
-            && let Some(default) = &plan.default_acl
+            && let Some(default) = &plan.above.default_acl
         {
             self.store_raw_xattr(at, DEFAULT_ACL, default)?;
         }
@@ -235,15 +283,14 @@ impl Engine {
     }
 }
 
-fn make_in_place(directory: &WritableDir, name: &[u8], new: &New<'_>) -> Result<Option<File>> {
+fn make_at(directory: &WritableDir, name: &[u8], new: &New<'_>) -> std::io::Result<Option<File>> {
     let mode = u32::from(new.permissions);
-    let made = match new.kind {
+    match new.kind {
         FileKind::Regular => directory.create_file(name, mode).map(Some),
         FileKind::Directory => directory.make_directory(name, mode).map(|()| None),
         FileKind::Symlink => directory.make_symlink(name, new.target).map(|()| None),
         kind => directory
             .make_node(name, kind.mode_bits() | mode, new.device)
             .map(|()| None),
-    };
-    made.map_err(failed("making something in the upper"))
+    }
 }

@@ -10,6 +10,7 @@
 //! remove while a directory is read never makes a listing skip or repeat an entry that stays.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use hashbrown::HashMap;
@@ -37,6 +38,17 @@ pub(super) enum Entry {
     Object(Object),
 }
 
+/// What a directory gives to what is made in it.
+#[derive(Debug)]
+pub(super) struct Inheritance {
+    /// The group, as it is shown, if it is given.
+    pub(super) gid: Option<u32>,
+    /// The group that the upper's file system gives.
+    pub(super) stored_gid: Option<u32>,
+    /// As the upper has it.
+    pub(super) default_acl: Option<Vec<u8>>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -50,6 +62,8 @@ pub(super) struct Contents {
     pub(super) impure: bool,
     /// Whether the directory has been removed.
     pub(super) removed: bool,
+    /// What is made in it gets this; none before it was asked for, and after it may have changed.
+    pub(super) inheritance: Option<Arc<Inheritance>>,
     entries: HashMap<Box<[u8]>, Entry>,
     order: BTreeMap<u64, Box<[u8]>>,
     next_offset: u64,
@@ -63,6 +77,7 @@ impl Contents {
             has_xattr_whiteouts: false,
             impure: false,
             removed: false,
+            inheritance: None,
             entries: HashMap::new(),
             order: BTreeMap::new(),
             next_offset: FIRST_UPPER,

@@ -20,14 +20,15 @@
 //! # Lock order
 //! ```text
 //! copying of a node        held while its data are copied; of no other node, directories above excepted
-//!   rename lock            shared by what relies on places of nodes, alone by rename
+//!   rename lock            shared by what relies on places of nodes, alone by rename, unlink, rmdir
 //!     contents             of a directory, before that of one in it
 //!       state of a node
 //!         handle
 //!           counts of the index, shards of the table, caches of descriptors
 //! ```
 //! The rename lock is never held while something is copied up, and never taken twice. Creating in
-//! different directories takes nothing in common but its shared side.
+//! different directories takes nothing in common but its shared side; removing takes it alone, since
+//! a name that goes may be the way by which others are about to reach its node.
 
 mod acl;
 mod changes;
@@ -46,6 +47,7 @@ mod publish;
 mod query;
 mod remove;
 mod rename;
+mod rename_leave;
 mod request;
 mod set_attributes;
 mod upper;
@@ -110,6 +112,18 @@ impl Overlay {
         Ok(Overlay {
             kind: Kind::Writable(Arc::new(Engine::new(base, upper)?)),
         })
+    }
+
+    /// Says that everything was received and nothing more will be changed. A volatile overlay can
+    /// then be opened again until the machine is started anew.
+    ///
+    /// # Errors
+    /// What writing to the work directory reports.
+    pub fn shut_down(&self) -> Result<()> {
+        match &self.kind {
+            Kind::ReadOnly(_) => Ok(()),
+            Kind::Writable(engine) => engine.upper.shut_down(),
+        }
     }
 
     /// Whether anything can be changed.

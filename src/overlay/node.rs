@@ -101,6 +101,13 @@ impl Node {
         self.references.load(Ordering::Relaxed)
     }
 
+    /// Notes that attributes of a directory have changed.
+    pub(super) fn forget_inheritance(&self) {
+        if let Some(contents) = &self.contents {
+            contents.write().inheritance = None;
+        }
+    }
+
     /// The present stage.
     pub(super) fn stage(&self) -> Stage {
         self.state.read().stage

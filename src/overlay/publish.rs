@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::copy_up::{Copy, Want};
+use super::copy_up::{Copy, Want, Wish};
 use super::engine::Engine;
 use super::node::{Node, Stage};
 use super::upper::{Reach, failed, index_name};
@@ -26,7 +26,7 @@ impl Engine {
         let number = self.dynamic_number();
         match node.stage() {
             Stage::Base => {
-                let copy = self.copy(node, Want::Data(keep))?;
+                let copy = self.copy(node, Want::Data(keep), &Wish::default())?;
                 self.publish(node, copy, Some(number))?;
             }
             // Copied up in place since the kernel began to read the lower file.

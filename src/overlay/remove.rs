@@ -39,7 +39,9 @@ impl Engine {
             self.release(node.number, 1);
         }
         self.copy_up_directory(&parent)?;
-        let _still = self.still();
+        // Alone, for what loses its place may be under way to it by this name, and another object
+        // may get the name at once.
+        let _alone = self.tree.write();
         let mut contents = self.contents_mut(&parent)?;
         let node = self
             .find_in(&parent, &contents, name)?

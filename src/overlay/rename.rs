@@ -18,7 +18,6 @@ use super::node::{Node, ROOT, Stage};
 use super::request::RenameFlags;
 use super::upper::failed;
 use crate::layer::FileKind;
-use crate::sys::writable::WritableDir;
 use crate::union::{Error, NodeNumber, Result};
 
 /// A name in a directory.
@@ -43,7 +42,7 @@ impl Engine {
     ) -> Result<()> {
         check_name(name)?;
         check_new_name(new_name)?;
-        if flags.whiteout || (flags.exchange && flags.no_replace) {
+        if flags.exchange && (flags.whiteout || flags.no_replace) {
             return Err(Errno::EINVAL.into());
         }
         let (parent, new_parent) = (self.directory(parent)?, self.directory(new_parent)?);
@@ -177,6 +176,10 @@ impl Engine {
             return Ok(true);
         }
         self.share_impurity(from.directory, to.directory)?;
+        let left = match flags.whiteout {
+            true => Some(self.upper.temporary_null_device()?),
+            false => None,
+        };
         let pin = match target {
             Some(target) => {
                 if target.kind == FileKind::Directory {
@@ -208,6 +211,14 @@ impl Engine {
             }
         }
         self.arrived(from, to, source, target_in_base)?;
+        if let Some(left) = left {
+            self.leave(from, left, source_in_base)
+                .map_err(|error| Error {
+                    // What is at both names must be asked for again.
+                    errno: Errno::EIO,
+                    ..error
+                })?;
+        }
         Ok(true)
     }
 
@@ -401,39 +412,5 @@ impl Engine {
             }
             result => result.map_err(doing),
         }
-    }
-
-    /// The same where the file system cannot leave a whiteout behind by itself.
-    fn move_by_hand(
-        &self,
-        from: Place<'_>,
-        to: Place<'_>,
-        (old, new): (&WritableDir, &WritableDir),
-        at_target: Option<bool>,
-    ) -> Result<()> {
-        let doing = failed("renaming in the upper");
-        let exchange = || old.rename(from.name, new, to.name, libc::RENAME_EXCHANGE);
-        if at_target == Some(false) {
-            let (whiteout, by_attribute) = self.upper.temporary_whiteout()?;
-            self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
-            exchange().map_err(&doing)?;
-            // What was replaced lies at the old name now.
-            return whiteout.exchange(old, from.name);
-        }
-        if at_target.is_none() {
-            let by_attribute = self.upper.make_whiteout(new, to.name)?;
-            self.mark_whiteouts(new, &mut *self.contents_mut(to.directory)?, by_attribute)?;
-        }
-        let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
-        self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
-        if let Err(error) = exchange() {
-            if at_target.is_none()
-                && let Err(error) = new.unlink(to.name)
-            {
-                log::warn!("cannot remove a whiteout that hides nothing: {error}");
-            }
-            return Err(doing(error));
-        }
-        Ok(())
     }
 }

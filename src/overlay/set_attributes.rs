@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::copy_up::Want;
+use super::copy_up::{Want, Wish};
 use super::engine::Engine;
 use super::node::Node;
 use super::request::{SetAttributes, TimeChange};
@@ -52,7 +52,16 @@ impl Engine {
         if let Some(size) = size {
             self.copy_up(&node, Want::Data(size))?;
         } else if changes_owner || changes_times || permissions.is_some() {
-            self.copy_up(&node, Want::Attributes)?;
+            let wish = Wish {
+                permissions: permissions.map(|permissions| permissions & 0o7777),
+                uid,
+                gid,
+                times: (atime.map(new_time), mtime.map(new_time)),
+            };
+            if self.copy_up_as(&node, Want::Attributes, &wish)? {
+                let _still = self.still();
+                return self.attributes_of(&node);
+            }
         } else {
             let _still = self.still();
             return self.attributes_of(&node);
@@ -69,12 +78,15 @@ impl Engine {
             self.upper.set_owner(at, uid, gid)?;
         }
         if let Some(permissions) = permissions {
-            self.upper.set_permissions(at, permissions & 0o7777)?;
+            self.upper
+                .change_permissions(at, node.kind, permissions & 0o7777)?;
         }
         if changes_times {
-            at.set_times(new_time(atime), new_time(mtime))
+            let new = |time: Option<TimeChange>| time.map_or(NewTime::Keep, new_time);
+            at.set_times(new(atime), new(mtime))
                 .map_err(failed("setting times in the upper"))?;
         }
+        node.forget_inheritance();
         self.attributes_of(&node)
     }
 
@@ -95,16 +107,15 @@ impl Engine {
             let _still = self.still();
             let reach = self.upper.reach(node)?;
             let at: At<'_> = reach.at();
-            self.upper.set_permissions(at, permissions)?;
+            self.upper.change_permissions(at, node.kind, permissions)?;
         }
         Ok(())
     }
 }
 
-fn new_time(change: Option<TimeChange>) -> NewTime {
+fn new_time(change: TimeChange) -> NewTime {
     match change {
-        None => NewTime::Keep,
-        Some(TimeChange::Now) => NewTime::Now,
-        Some(TimeChange::At(time)) => NewTime::Set(time.seconds, time.nanoseconds),
+        TimeChange::Now => NewTime::Now,
+        TimeChange::At(time) => NewTime::Set(time.seconds, time.nanoseconds),
     }
 }

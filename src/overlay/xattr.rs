@@ -138,6 +138,7 @@ impl Engine {
         let _still = self.still();
         let reach = self.upper.reach(&node)?;
         let set = reach.at().set_xattr(&stored, &value, flags);
+        node.forget_inheritance();
         set.map_err(failed("setting an extended attribute in the upper"))
     }
 
@@ -152,6 +153,7 @@ impl Engine {
         let _still = self.still();
         let reach = self.upper.reach(&node)?;
         let removed = reach.at().remove_xattr(&stored);
+        node.forget_inheritance();
         removed.map_err(failed("removing an extended attribute in the upper"))
     }
 }

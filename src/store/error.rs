@@ -88,6 +88,15 @@ impl Error {
         }
     }
 
+    /// Whether nothing can be written to the store, at all or by this user.
+    #[must_use]
+    pub fn is_write_protected(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if matches!(
+            source.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        ))
+    }
+
     pub(super) fn json(source: serde_json::Error, path: &Path) -> Error {
         Error::Json {
             path: path.to_owned(),

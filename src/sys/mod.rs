@@ -8,6 +8,7 @@ pub mod data;
 pub mod descriptor;
 pub mod fault;
 pub mod getdents;
+pub mod identity;
 pub mod mapping;
 pub mod mount;
 pub mod process;

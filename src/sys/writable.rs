@@ -32,6 +32,8 @@ pub struct WritableDir {
 pub struct At<'a> {
     fd: BorrowedFd<'a>,
     name: &'a [u8],
+    /// The descriptor is no mere place (`O_PATH`): calls that want an open file take it.
+    is_open: bool,
 }
 
 /// A new time for [`At::set_times`].
@@ -97,6 +99,7 @@ impl WritableDir {
         At {
             fd: self.fd.as_fd(),
             name,
+            is_open: false,
         }
     }
 
@@ -224,6 +227,17 @@ impl WritableDir {
 
     fn link_descriptor(&self, fd: i32, name: &[u8]) -> io::Result<()> {
         fault::point("linkat")?;
+        let to = CString::new(component(name)?)?;
+        // SAFETY: both strings end with a zero byte, both descriptors are open.
+        let linked = unsafe {
+            let (from, into) = (c"".as_ptr(), self.fd.as_raw_fd());
+            libc::linkat(fd, from, into, to.as_ptr(), libc::AT_EMPTY_PATH)
+        };
+        match Errno::result(linked) {
+            // What only the privileged may, or whoever opened the file; by way of /proc all may.
+            Err(Errno::ENOENT) => {}
+            result => return Ok(result.map(drop)?),
+        }
         let from = format!("/proc/self/fd/{fd}");
         let flags = AtFlags::AT_SYMLINK_FOLLOW;
         Ok(linkat(
@@ -251,7 +265,13 @@ impl<'a> At<'a> {
         At {
             fd: file.as_fd(),
             name: b"",
+            is_open: true,
         }
+    }
+
+    /// The descriptor, if it is an open file.
+    pub(super) fn open_fd(&self) -> Option<i32> {
+        self.is_open.then(|| self.fd.as_raw_fd())
     }
 
     fn checked(&self) -> io::Result<&'a [u8]> {
@@ -378,6 +398,11 @@ impl<'a> At<'a> {
     /// What it reports.
     pub fn set_mode(&self, permissions: u32) -> io::Result<()> {
         fault::point("chmod")?;
+        if let Some(fd) = self.open_fd() {
+            // SAFETY: no memory is passed.
+            Errno::result(unsafe { libc::fchmod(fd, permissions) })?;
+            return Ok(());
+        }
         let (path, _) = self.path()?;
         // SAFETY: the path ends with a zero byte.
         Errno::result(unsafe { libc::chmod(path.as_ptr(), permissions) })?;

@@ -77,8 +77,14 @@ impl At<'_> {
     /// What it reports.
     pub fn set_xattr(&self, attribute: &[u8], value: &[u8], flags: i32) -> io::Result<()> {
         fault::point("setxattr")?;
-        let (path, follow) = self.path()?;
         let attribute = CString::new(attribute)?;
+        if let Some(fd) = self.open_fd() {
+            let (name, data) = (attribute.as_ptr(), value.as_ptr().cast());
+            // SAFETY: the name ends with a zero byte, and the value is as long as said.
+            Errno::result(unsafe { libc::fsetxattr(fd, name, data, value.len(), flags) })?;
+            return Ok(());
+        }
+        let (path, follow) = self.path()?;
         let (path, attribute) = (path.as_ptr(), attribute.as_ptr());
         let (value, length) = (value.as_ptr().cast(), value.len());
         // SAFETY: both strings end with a zero byte, and the value is as long as said.

@@ -1,7 +1,7 @@
 //! The mount helper, called the way that each of its callers does.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::layout;
@@ -111,6 +111,354 @@ fn by_podman() {
     let unmount = Unmount(target);
     assert_eq!(fs::read_to_string(unmount.0.join("top")).unwrap(), "a");
     assert_eq!(fs::read_to_string(unmount.0.join("bottom")).unwrap(), "b");
+}
+
+/// Two lower directories, an upper and a work directory, and a place to mount on.
+fn layers() -> tempfile::TempDir {
+    let work = temp_dir();
+    for name in ["a", "b", "u", "w", "mnt", "l"] {
+        fs::create_dir(work.path().join(name)).unwrap();
+    }
+    fs::write(work.path().join("a/top"), "a").unwrap();
+    fs::write(work.path().join("b/bottom"), "b").unwrap();
+    work
+}
+
+/// The line of the table of mounts for `point`.
+fn table_line(point: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let point = format!(" {} ", point.display());
+    let line = table.lines().find(|line| line.contains(&point));
+    line.unwrap_or_else(|| panic!("{point} is not mounted"))
+        .to_owned()
+}
+
+fn helper_path() -> String {
+    let place = helper_program().parent().unwrap().display();
+    format!("{place}:{}", std::env::var("PATH").unwrap())
+}
+
+/// With everything that containers/storage puts on the line: relative links to the lower layers,
+/// a label with a comma, mappings, and options that were meant for the kernel.
+#[test]
+fn by_podman_with_an_upper_directory() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let work = layers();
+    for (name, target) in [("AAA", "../a"), ("BBB", "../b")] {
+        std::os::unix::fs::symlink(target, work.path().join("l").join(name)).unwrap();
+    }
+    let target = work.path().join("mnt");
+    let at = work.path().display();
+    let options = format!(
+        "metacopy=on,lowerdir=l/AAA:l/BBB/../a:l/BBB,upperdir={at}/u,workdir={at}/w,volatile,\
+         context=\"system_u:object_r:container_file_t:s0:c1,c2\",\
+         uidmapping=0:0:1:1:1:65536,gidmapping=0:0:1:1:1:65536"
+    );
+    for round in 0..2 {
+        let mut command = command_as(User::Same, helper_program());
+        command
+            .args(["-o", &options])
+            .arg(&target)
+            .current_dir(work.path());
+        let output = succeed(&mut command);
+        assert_eq!(super::support::text(&output), "");
+        let unmount = Unmount(target.clone());
+        fs::write(unmount.0.join(format!("new{round}")), "new").unwrap();
+        fs::write(unmount.0.join("top"), "changed").unwrap();
+        fs::remove_file(unmount.0.join("bottom")).unwrap_or_default();
+        assert!(!unmount.0.join("bottom").exists());
+        assert_eq!(table_line(&target).split(' ').next(), Some("plyfs"));
+        // As podman unmounts, and mounts again at once.
+        succeed(Command::new("fusermount3").arg("-u").arg(&target));
+        std::mem::forget(unmount);
+    }
+    assert_eq!(fs::read_to_string(work.path().join("a/top")).unwrap(), "a");
+    assert!(work.path().join("u/new0").exists() && work.path().join("u/new1").exists());
+}
+
+/// As containerd mounts the snapshots of a fuse-overlayfs snapshotter.
+#[test]
+fn by_containerd_with_an_upper_directory() {
+    let needs = [
+        Need::Root,
+        Need::Fuse,
+        Need::Helper,
+        Need::Program("mount.fuse3"),
+    ];
+    if !require(&needs) {
+        return;
+    }
+    let work = layers();
+    let (at, target) = (work.path().display(), work.path().join("mnt"));
+    let mut command = Command::new("mount.fuse3");
+    command
+        .arg("overlay")
+        .arg(&target)
+        .env("PATH", helper_path());
+    for option in [
+        format!("workdir={at}/w"),
+        format!("upperdir={at}/u"),
+        format!("lowerdir={at}/a:{at}/b"),
+    ] {
+        command.args(["-o", &option]);
+    }
+    let output = succeed(command.args(["-t", "mount.plyfs"]));
+    assert_eq!(super::support::text(&output), "");
+    let unmount = Unmount(target);
+    fs::write(unmount.0.join("new"), "new").unwrap();
+    assert!(work.path().join("u/new").exists());
+    let line = table_line(&unmount.0);
+    assert!(
+        line.starts_with("overlay ") && line.contains(" fuse.plyfs rw,"),
+        "{line}"
+    );
+    assert!(
+        !line.contains("nodev") && !line.contains("nosuid"),
+        "{line}"
+    );
+}
+
+/// mount.fuse3 opens the device itself, mounts, and passes `/dev/fd/N`.
+#[test]
+fn on_a_device_that_somebody_else_has_mounted() {
+    let needs = [
+        Need::Root,
+        Need::Fuse,
+        Need::Helper,
+        Need::Program("mount.fuse3"),
+    ];
+    if !require(&needs) {
+        return;
+    }
+    let work = layers();
+    let (at, target) = (work.path().display(), work.path().join("mnt"));
+    let mut command = Command::new("mount.fuse3");
+    command.arg("shown").arg(&target).env("PATH", helper_path());
+    let options = format!("lowerdir={at}/a:{at}/b,ro,drop_privileges,allow_other");
+    succeed(command.args(["-o", &options, "-t", "mount.plyfs"]));
+    let unmount = Unmount(target);
+    assert_eq!(fs::read_to_string(unmount.0.join("top")).unwrap(), "a");
+    assert_eq!(fs::read_to_string(unmount.0.join("bottom")).unwrap(), "b");
+}
+
+/// mount(8) with directories, by both types, writable and remounted; what df and findmnt show.
+const MOUNT_8_LAYERS: &str = r#"
+set -eu
+mkdir "$work/upper" "$work/work"
+mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$work/upper,workdir=$work/work" /usr/sbin
+rm -f /usr/sbin/mount.plyfs /usr/sbin/mount.fuse.plyfs
+cp "$helper" /usr/sbin/mount.plyfs
+ln -s mount.plyfs /usr/sbin/mount.fuse.plyfs
+options="lowerdir=$tree/a:$tree/b,upperdir=$tree/u,workdir=$tree/w"
+for type in plyfs fuse.plyfs; do
+    said=$(mount -t "$type" mine "$tree/mnt" -o "$options,nofail,_netdev,x-systemd.automount,comment=x,user,noauto,group" 2>&1)
+    test -z "$said"
+    test "$(findmnt -no SOURCE,FSTYPE "$tree/mnt" | tr -s ' ')" = "mine fuse.plyfs"
+    test "$(df --output=source,fstype "$tree/mnt" | tail -1 | tr -s ' ')" = "mine fuse.plyfs"
+    echo "$type" >> "$tree/mnt/top"
+    umount "$tree/mnt"
+done
+test "$(cat "$tree/u/top")" = "aplyfs
+fuse.plyfs"
+# From a line of fstab, and named otherwise.
+echo "none $tree/mnt plyfs $options,fsname=other,noauto,users 0 0" > "$work/fstab"
+mount -T "$work/fstab" "$tree/mnt"
+test "$(findmnt -no SOURCE "$tree/mnt")" = other
+umount "$tree/mnt"
+# The statuses of mount(8): usage, and failure.
+status=0; mount -t plyfs mine "$tree/mnt" -o "$options,data=sideways" 2>/dev/null || status=$?
+test "$status" = 1
+status=0; mount -t plyfs mine "$tree/mnt" -o lowerdir=/nowhere 2>/dev/null || status=$?
+test "$status" = 32
+"#;
+
+#[test]
+fn by_mount_8_with_directories() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let (work, tree) = (temp_dir(), layers());
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        MOUNT_8_LAYERS,
+    ]);
+    command
+        .env("work", work.path())
+        .env("tree", tree.path())
+        .env("helper", helper_program());
+    succeed(&mut command);
+}
+
+#[test]
+fn the_store_is_where_the_environment_or_the_options_say() {
+    if !require(&[Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let (store, target) = (stored(), temp_dir());
+    let mount = |options: &str, root: Option<PathBuf>| {
+        let mut command = command_as(User::Same, helper_program());
+        command.args(["odd", "-o", options]).arg(target.path());
+        command.envs(root.map(|root| ("PLYFS_ROOT", root)));
+        command
+    };
+    let rooted = format!("ro,root={}", store.root().display());
+    for mut command in [
+        mount("ro", Some(store.root())),
+        mount(&rooted, None),
+        mount(&rooted, Some("/nowhere".into())),
+    ] {
+        succeed(&mut command);
+        drop(Unmount(target.path().to_owned()));
+    }
+    let said = fail(&mut mount("ro", Some("/nowhere".into())), 32);
+    assert!(said.contains("there is no store at /nowhere"), "{said}");
+    assert!(
+        said.contains("hint: plyfs pull IMAGE makes a store; -o root=DIR"),
+        "{said}"
+    );
+    succeed(&mut mount(&format!("{rooted},platform=linux/amd64"), None));
+    drop(Unmount(target.path().to_owned()));
+    fail(&mut mount(&format!("{rooted},platform=a/b/c/d"), None), 1);
+    let said = fail(mount("ro", Some(store.root())).arg("--quick"), 1);
+    assert!(said.contains("unknown option '--quick'"), "{said}");
+}
+
+#[test]
+fn writing_to_an_image_is_not_promised() {
+    if !require(&[Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let store = stored();
+    let root = format!("rw,root={}", store.root().display());
+    let mut command = command_as(User::Same, helper_program());
+    let output = succeed(command.args(["odd", "-o", &root]).arg(store.mountpoint()));
+    let unmount = Unmount(store.mountpoint());
+    let said = super::support::text(&output);
+    assert!(
+        said.contains("WARNING: source write-protected, mounted read-only"),
+        "{said}"
+    );
+    assert!(table_line(&unmount.0).contains(" ro,"));
+    drop(unmount);
+    let mut command = store.command(["mount", "-o", "rw", "odd"]);
+    let said = super::support::text(&succeed(command.arg(store.mountpoint())));
+    let unmount = Unmount(store.mountpoint());
+    assert!(
+        said.contains("source write-protected, mounted read-only"),
+        "{said}"
+    );
+    drop(unmount);
+}
+
+/// A store on a medium that cannot be written, with and without its derived index.
+#[test]
+fn a_store_that_cannot_be_written_is_mounted_from() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    for chains in [true, false] {
+        let store = stored();
+        if !chains {
+            fs::remove_dir_all(store.root().join("chains/sha256")).unwrap();
+            fs::create_dir(store.root().join("chains/sha256")).unwrap();
+        }
+        let script = r#"
+            mount --bind "$store" "$store"; mount -o remount,bind,ro "$store"
+            "$plyfs" --root "$store" mount odd "$mnt"; "$compare" "$mnt" "$expected"; umount "$mnt"
+            "$helper" odd "$mnt" -o "ro,root=$store"; "$compare" "$mnt" "$expected"; umount "$mnt"
+        "#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-euc", script]);
+        command
+            .env("store", store.root())
+            .env("mnt", store.mountpoint())
+            .env("helper", helper_program())
+            .env("plyfs", super::support::plyfs_program())
+            .env("expected", &odd_image().expected)
+            .env("compare", super::support::script("compare-tree"));
+        succeed(&mut command);
+    }
+}
+
+/// Options of every dialect: what has no effect says so, what is not known too, and `strict` refuses.
+#[test]
+fn options_are_taken_warned_of_or_refused() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let work = layers();
+    let (at, target) = (work.path().display(), work.path().join("mnt"));
+    let all = format!("lowerdir={at}/a:{at}/b,upperdir={at}/u,workdir={at}/w");
+    let mount = |options: &str| {
+        let mut command = command_as(User::Same, helper_program());
+        command
+            .args(["-o", &format!("{all},{options}")])
+            .arg(&target);
+        command
+    };
+    for silent in [
+        "fd=9,user_id=0,group_id=0,rootmode=40000,nofail,_netdev,x-a=b,auto,owner",
+        "static_nlink,fast_ino=1,threaded=0,writeback=1,fsync=1,noacl,subtype=other",
+        "redirect_dir=on,metacopy=on,userxattr",
+        "redirect_dir=nofollow,metacopy=off",
+        "squash_to_root,strict",
+        "xattr_permissions=2",
+    ] {
+        assert_eq!(
+            super::support::text(&succeed(&mut mount(silent))),
+            "",
+            "{silent}"
+        );
+        drop(Unmount(target.clone()));
+    }
+    for (noted, reason) in [
+        ("timeout=5", "'timeout=5' has no effect in plyfs"),
+        ("xino=on", "'xino=on' has no effect"),
+        ("index=off", "'index=off' has no effect"),
+        ("nfs_export=on", "'nfs_export=on' has no effect"),
+        ("provenance", "'provenance' is not known"),
+        ("wobble=1", "'wobble=1' is not known"),
+    ] {
+        let said = super::support::text(&succeed(&mut mount(noted)));
+        drop(Unmount(target.clone()));
+        assert!(said.contains(reason), "{said}");
+        let said = fail(&mut mount(&format!("{noted},strict")), 1);
+        assert!(said.contains(reason), "{said}");
+        assert!(!is_mounted(&target));
+    }
+}
+
+/// Colons, commas and backslashes in the names of layers.
+#[test]
+fn layers_with_odd_names_are_mounted() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let work = temp_dir();
+    for name in ["a:b", "c,d", r"e\f", "u,:", "w,:", "mnt", "data"] {
+        fs::create_dir(work.path().join(name)).unwrap();
+        fs::write(work.path().join(name).join("in ".to_owned() + name), name).unwrap();
+    }
+    let (at, target) = (work.path().display(), work.path().join("mnt"));
+    let options = format!(
+        r"lowerdir={at}/a\:b:{at}/c\,d,lowerdir+={at}/e\\f,datadir+={at}/data,upperdir={at}/u\,:,workdir={at}/w\,:"
+    );
+    let mut command = command_as(User::Same, helper_program());
+    succeed(command.args(["-o", &options]).arg(&target));
+    let unmount = Unmount(target);
+    let mut names: Vec<_> = fs::read_dir(&unmount.0)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["in a:b", "in c,d", r"in e\f", "in u,:"]);
 }
 
 /// The exit statuses of mount(8): 1 for wrong usage, 32 for a failed mount.

@@ -2,7 +2,7 @@
 //! one, lower layers are untouched, and nothing is left in the work directory.
 
 use plyfs::layer::FileKind;
-use plyfs::overlay::{Overlay, RenameFlags, Result, SetAttributes};
+use plyfs::overlay::{Overlay, RenameFlags, Result, SetAttributes, TimeChange};
 use plyfs::sys::fault;
 
 use super::reference::age;
@@ -83,6 +83,17 @@ fn verbs() -> Vec<(&'static str, Verb)> {
             p.rename_with("t", "new", flags)
         }),
         ("link", |p| p.link("d/b", "t/b")),
+        ("chmod a set-id file", |p| p.chmod("t/u/v", 0o4755)),
+        ("utimes", |p| {
+            let change = SetAttributes {
+                mtime: Some(TimeChange::Now),
+                ..SetAttributes::default()
+            };
+            p.set("d/b", &change)
+        }),
+        ("mknod 0:0", |p| p.null_device("t/new")),
+        ("mknod 0:0 over a whiteout", |p| p.null_device("m/y")),
+        ("create for another", |p| p.create_as("t/new", 1234)),
         ("link one of several", |p| p.link("h/2", "m/y")),
     ]
 }

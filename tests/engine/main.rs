@@ -7,6 +7,7 @@ mod follow;
 mod identity;
 mod kernel;
 mod model;
+mod null_device;
 mod odd;
 mod reference;
 mod support;

@@ -253,6 +253,30 @@ impl Paths<'_> {
         })
     }
 
+    pub fn null_device(&self, path: &str) -> Result<()> {
+        self.at(path, |parent, name| {
+            let kind = FileKind::CharDevice;
+            let made = self
+                .0
+                .make_node(parent, name, kind, 0o640, (0, 0), &ROOT_CALLER);
+            self.made(made)
+        })
+    }
+
+    /// An empty file of another user, and of his group.
+    pub fn create_as(&self, path: &str, id: u32) -> Result<()> {
+        let caller = Caller {
+            uid: id,
+            gid: id,
+            ..ROOT_CALLER
+        };
+        self.at(path, |parent, name| {
+            let (made, _file) = self.0.create(parent, name, 0o644, &caller)?;
+            self.0.forget(made.node, 1);
+            Ok(())
+        })
+    }
+
     pub fn unlink(&self, path: &str) -> Result<()> {
         self.at(path, |parent, name| self.0.unlink(parent, name))
     }

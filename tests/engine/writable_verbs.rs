@@ -505,10 +505,6 @@ fn odd_names_kinds_and_times() {
     let device = |name: &[u8], kind, device| {
         overlay.make_node(NodeNumber::ROOT, name, kind, 0o600, device, &ROOT_CALLER)
     };
-    assert_eq!(
-        errno(device(b"w", FileKind::CharDevice, (0, 0))).map(drop),
-        Err(Errno::EPERM)
-    );
     let made = device(b"null", FileKind::CharDevice, (1, 3)).expect("a device");
     assert_eq!((made.device, made.kind), ((1, 3), FileKind::CharDevice));
     device(b"sock", FileKind::Socket, (0, 0)).expect("a socket");
@@ -700,4 +696,114 @@ fn a_plain_user_has_all_owners_and_kinds() {
     };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn what_is_made_has_its_owner_wherever_he_may_write() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["d open", "d closed"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.chmod("open", 0o1777).expect("a mode");
+    for directory in ["open", "closed"] {
+        let owner = |name: &str| {
+            let path = format!("{directory}/{name}");
+            paths.create_as(&path, 1234).expect("a file");
+            let found = paths.stat(&path).expect("attributes");
+            assert_eq!(found.uid, 1234, "{path}");
+            (found.gid, found.permissions)
+        };
+        assert_eq!(owner("first"), (1234, 0o644));
+        // What the directory gives is asked for again when that may have changed.
+        let change = SetAttributes {
+            gid: Some(50),
+            permissions: Some(0o2777),
+            ..SetAttributes::default()
+        };
+        paths.set(directory, &change).expect("a group");
+        assert_eq!(owner("second"), (50, 0o644));
+        let mut acl = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions) in [(1u16, 6u16), (4, 0), (0x20, 0)] {
+            acl.extend(tag.to_le_bytes());
+            acl.extend(permissions.to_le_bytes());
+            acl.extend(u32::MAX.to_le_bytes());
+        }
+        match paths.set_xattr(directory, "system.posix_acl_default", &acl) {
+            Ok(()) => assert_eq!(owner("third"), (50, 0o600)),
+            Err(error) => println!("SKIP: no ACLs here: {error}"),
+        }
+    }
+    let made = std::fs::File::create(lab.layers[0].join("by-this-thread")).expect("a file");
+    assert_eq!(made.metadata().expect("attributes").uid(), 0);
+}
+
+#[test]
+fn regression_a_link_is_changed_after_the_name_it_was_known_by_has_gone() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a text", "h b a"]]);
+    let overlay = lab.open();
+    let find = |name: &[u8]| {
+        let found = overlay.lookup(NodeNumber::ROOT, name).expect("an answer");
+        found.expect("a file")
+    };
+    let (first, second) = (find(b"a"), find(b"b"));
+    assert_eq!(first.node, second.node);
+    overlay.unlink(NodeNumber::ROOT, b"a").expect("it goes");
+    // The other name is known, and is not looked up again.
+    let change = SetAttributes {
+        uid: Some(5),
+        ..SetAttributes::default()
+    };
+    let changed = overlay.set_attributes(second.node, &change);
+    let changed = changed.expect("another owner");
+    assert_eq!((changed.uid, changed.nlink, changed.size), (5, 1, 4));
+    overlay.forget(first.node, 2);
+    let paths = Paths(&overlay);
+    assert_eq!(paths.read("b").expect("its content"), b"text");
+    assert_eq!(paths.stat("b").expect("a file").uid, 5);
+}
+
+/// While a name goes and another object gets it, what is asked of the first is never answered of
+/// the second, and what has other names keeps being there.
+#[test]
+fn regression_a_node_is_not_taken_for_what_gets_its_name() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["d names"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.create("names/other", b"").expect("a file");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..1000 {
+                paths.link("names/other", "name").expect("a link");
+                paths.unlink("name").expect("it goes");
+                paths.mkdir("name", 0o755).expect("a directory");
+                paths.rmdir("name").expect("it goes");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let there = paths.stat("names/other").map(|found| found.kind);
+            assert_eq!(errno(there), Ok(FileKind::Regular));
+            let Some(found) = overlay
+                .lookup(NodeNumber::ROOT, b"name")
+                .expect("an answer")
+            else {
+                continue;
+            };
+            for _ in 0..10 {
+                if let Ok(now) = overlay.attributes(found.node) {
+                    assert_eq!(now.kind, found.kind);
+                }
+            }
+            overlay.forget(found.node, 1);
+        }
+    });
 }

@@ -119,7 +119,8 @@ fn archive(tree: &Path) -> tempfile::NamedTempFile {
     let archive = tempfile::NamedTempFile::new().unwrap();
     let mut tar = Command::new("tar");
     // Holes stay holes, and fractions of seconds are kept.
-    tar.args(["--format=posix", "--sparse", "--numeric-owner", "-cf"])
+    tar.args(["--format=posix", "--xattrs", "--sparse", "--numeric-owner"])
+        .arg("-cf")
         .arg(archive.path());
     succeed(tar.arg("-C").arg(tree).arg("."));
     archive

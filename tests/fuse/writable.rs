@@ -85,6 +85,11 @@ impl Writable {
         guard
     }
 
+    /// Unmounts what a command of [`Writable::command`] has mounted.
+    pub fn mount_guard(&self) -> MountGuard<'_> {
+        self.store.guard()
+    }
+
     /// Runs a shell script as the user of the mount, in its root.
     pub fn shell(&self, script: &str) -> String {
         let script = format!("cd \"$M\"; {script}");

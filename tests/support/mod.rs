@@ -37,6 +37,8 @@ pub enum Need {
     Helper,
     /// A program in `PATH`.
     Program(&'static str),
+    /// A program that `scripts/install-packages test` installs into `target/tools`.
+    Tool(&'static str),
 }
 
 /// Whether everything in `needs` is there. Says what is not; panics about it where `CI` is set.
@@ -68,6 +70,10 @@ fn is_there(need: &Need) -> bool {
         Need::PlainUser => !is_root() || program("setpriv").is_some(),
         Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
+        Need::Tool(name) => {
+            let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
+            tools.join(name).exists() || program(name).is_some()
+        }
     }
 }
 

@@ -33,6 +33,12 @@ pub(in crate::overlay) struct Looks {
 }
 
 impl Looks {
+    /// Whether an empty file stands for a device that would be a whiteout.
+    fn is_placeholder(&self) -> bool {
+        let is_null = self.kind == FileKind::CharDevice && self.device == (0, 0);
+        is_null && FileKind::from_mode(self.stat.mode) == Some(FileKind::Regular)
+    }
+
     /// What stat(2) shall tell.
     pub(in crate::overlay) fn attributes(&self) -> Attributes {
         let is_device = matches!(self.kind, FileKind::CharDevice | FileKind::BlockDevice);
@@ -71,6 +77,17 @@ impl Upper {
         let kind = FileKind::from_mode(stat.mode)
             .ok_or_else(|| Error::broken(format!("unknown type {:o}", stat.mode)))?;
         let mut said = None;
+        if kind == FileKind::Regular
+            && !self.override_stat
+            && let Some(permissions) = self.null_device(at, &stat)?
+        {
+            said = Some(Override {
+                uid: stat.uid,
+                gid: stat.gid,
+                permissions,
+                kind: Some((FileKind::CharDevice, (0, 0))),
+            });
+        }
         if self.override_stat && kind != FileKind::Symlink {
             said = match at.xattr(key()).map_err(&doing)? {
                 Some(value) => Some(Override::parse(&value).ok_or_else(|| {
@@ -111,31 +128,33 @@ impl Upper {
         Ok((uid, gid))
     }
 
-    /// Gives an object that was just made its owner; the mode is for [`Upper::set_permissions`].
+    /// Gives an object that was just made its owner, and tells what it was before; the mode is for
+    /// [`Upper::set_permissions`].
     pub(in crate::overlay) fn set_first_owner(
         &self,
         at: At<'_>,
         kind: FileKind,
         device: (u32, u32),
         owner: Owner,
-    ) -> Result<()> {
+    ) -> Result<Stat> {
         let (uid, gid) = self.stored(owner.uid, owner.gid)?;
-        if self.override_stat {
-            return self.set_override(at, kind, device, (uid, gid), owner.permissions);
-        }
         let stat = at
             .stat()
             .map_err(failed("reading attributes in the upper"))?;
+        if self.override_stat {
+            self.set_override(at, kind, device, (uid, gid), owner.permissions)?;
+            return Ok(stat);
+        }
         let differs = |now, then| (now != then).then_some(then);
         let (uid, gid) = (differs(stat.uid, uid), differs(stat.gid, gid));
         if uid.is_some() || gid.is_some() {
             at.set_owner(uid, gid)
                 .map_err(failed("setting the owner in the upper"))?;
         }
-        Ok(())
+        Ok(stat)
     }
 
-    fn set_override(
+    pub(super) fn set_override(
         &self,
         at: At<'_>,
         kind: FileKind,
@@ -158,7 +177,20 @@ impl Upper {
             .map_err(failed("keeping the owner in the upper"))
     }
 
-    /// Changes the mode.
+    /// Changes the mode, of a file that stands for a device too.
+    pub(in crate::overlay) fn change_permissions(
+        &self,
+        at: At<'_>,
+        kind: FileKind,
+        permissions: u16,
+    ) -> Result<()> {
+        if kind == FileKind::CharDevice && !self.override_stat && self.looks(at)?.is_placeholder() {
+            return self.set_null_device(at, permissions);
+        }
+        self.set_permissions(at, permissions)
+    }
+
+    /// Sets the mode.
     pub(in crate::overlay) fn set_permissions(&self, at: At<'_>, permissions: u16) -> Result<()> {
         if self.override_stat {
             let looks = self.looks(at)?;
@@ -190,7 +222,12 @@ impl Upper {
             return self.set_override(at, looks.kind, looks.device, (uid, gid), permissions);
         }
         at.set_owner(Some(uid), Some(gid))
-            .map_err(failed("setting the owner in the upper"))
+            .map_err(failed("setting the owner in the upper"))?;
+        let permissions = without_set_id(looks.owner.permissions);
+        if looks.is_placeholder() && permissions != looks.owner.permissions {
+            return self.set_null_device(at, permissions);
+        }
+        Ok(())
     }
 
     /// The target of a symlink.

@@ -5,8 +5,10 @@
 //! * `upper/`: whiteouts are character devices 0:0, or where those cannot be made empty files with
 //!   `overlay.whiteout` in a directory marked `overlay.opaque=x`. Further marks: `overlay.opaque`,
 //!   `overlay.redirect` (always from the root), `overlay.metacopy`, `overlay.impure`.
-//! * `overlay.plyfs.origin`, ours, under a prefix that the kernel hides: what object of the base something came from, which is where its node
-//!   number comes from. `overlay.plyfs.nlink`: how many names a file of the [`super::index`] has.
+//! * `overlay.plyfs.origin`, ours, under a prefix that the kernel hides: what object of the base
+//!   something came from, which is where its node number comes from; a metacopy has none, because
+//!   its name or redirect says it. `overlay.plyfs.nlink`: how many names a file of the [`super::index`] has.
+//!   `overlay.plyfs.device`: see [`null_device`].
 //! * `work/work/`: things under way, removed when the overlay is opened; `incompat/volatile` in it
 //!   says that a volatile overlay was not shut down in order.
 //! * `work/plyfs.index/`: base files with several names, see [`super::index`].
@@ -16,6 +18,7 @@
 //! the whiteout is held while it is made and linked.
 
 mod looks;
+mod null_device;
 mod open;
 mod temporary;
 mod whiteout;
@@ -58,6 +61,8 @@ pub(super) struct MarkNames {
     pub(super) origin: Vec<u8>,
     /// `overlay.plyfs.nlink`
     pub(super) nlink: Vec<u8>,
+    /// `overlay.plyfs.device`
+    pub(super) device: Vec<u8>,
 }
 
 impl MarkNames {
@@ -75,6 +80,7 @@ impl MarkNames {
             impure: name(b"overlay.impure"),
             origin: name(b"overlay.plyfs.origin"),
             nlink: name(b"overlay.plyfs.nlink"),
+            device: name(b"overlay.plyfs.device"),
         }
     }
 }
@@ -96,8 +102,8 @@ pub(super) struct Upper {
     pub(super) metacopy_redirect: bool,
     /// Of the base, to tell origins in it from others.
     identity: [u8; 16],
-    /// Whether modes of what is made must be set again because of a umask.
-    pub(super) has_umask: bool,
+    /// Who owns what this process makes.
+    pub(super) own_ids: (u32, u32),
     next_name: AtomicU64,
     no_unnamed_files: AtomicBool,
     whiteout: Mutex<SharedWhiteout>,
@@ -198,18 +204,34 @@ impl Upper {
         Ok(Reach::new(&self.directory(&parent)?, &name))
     }
 
-    /// The value of the mark that says where something came from.
+    /// The value of the mark that says where something came from: a version, half of the identity
+    /// of the base, and the number without leading zeros. It is short so that all marks of a copy
+    /// fit into its inode, where file systems keep a hundred bytes or so; a block for them would
+    /// cost more than the rest of a copy without data.
     pub(super) fn origin_value(&self, base: u64) -> Vec<u8> {
-        let mut value = vec![1];
-        value.extend_from_slice(&self.identity);
-        value.extend_from_slice(&base.to_le_bytes());
+        let mut value = vec![2];
+        value.extend_from_slice(self.short_identity());
+        let zeros = usize::try_from(base.leading_zeros() / 8).unwrap_or(0);
+        value.extend(base.to_le_bytes().into_iter().take(8 - zeros));
         value
+    }
+
+    fn short_identity(&self) -> &[u8] {
+        let (short, _) = self.identity.split_at(8);
+        short
     }
 
     /// Reads such a value; none for one that speaks of another base.
     pub(super) fn parse_origin(&self, value: &[u8]) -> Option<NodeNumber> {
-        let rest = value.strip_prefix(&[1])?.strip_prefix(&self.identity)?;
-        let number = u64::from_le_bytes(rest.try_into().ok()?);
+        let number = match value.split_first()? {
+            // Of the first releases.
+            (1, rest) => rest.strip_prefix(&self.identity)?,
+            (2, rest) => rest.strip_prefix(self.short_identity())?,
+            _ => return None,
+        };
+        let mut bytes = [0; 8];
+        bytes.get_mut(..number.len())?.copy_from_slice(number);
+        let number = u64::from_le_bytes(bytes);
         (number > ROOT).then_some(NodeNumber(number))
     }
 

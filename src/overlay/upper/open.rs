@@ -1,11 +1,14 @@
 //! Opening an upper: who may, what is cleaned, and what the file system can do.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use parking_lot::Mutex;
 
 use super::{MarkNames, Upper, cache, failed};
@@ -17,6 +20,9 @@ use crate::union::{Error, Result};
 
 const INCOMPAT: &[u8] = b"incompat";
 const VOLATILE: &[u8] = b"volatile";
+
+/// How long a server may take to end after its mount is gone.
+const PATIENCE: Duration = Duration::from_secs(3);
 const PROBE: &[u8] = b"plyfs.probe";
 
 impl Upper {
@@ -36,8 +42,8 @@ impl Upper {
         same_device(&root, &outer)?;
         apart(upper, work)?;
         let lock = |directory: &WritableDir, doing| {
-            let locked = directory.listable().and_then(data::lock);
-            locked.map_err(|error| match error.raw_os_error() {
+            let file = directory.listable().map_err(failed(doing))?;
+            lock_patiently(&file).map_err(|error| match error.raw_os_error() {
                 Some(libc::EWOULDBLOCK) => Error {
                     errno: Errno::EBUSY,
                     ..Error::io(error, doing)
@@ -50,7 +56,12 @@ impl Upper {
             lock(&outer, "locking the work directory, which is in use")?,
         ];
         let inner = work_directory(&outer, b"work").map_err(failed("making the work directory"))?;
-        refuse_after_crash(&inner)?;
+        if volatile_in_this_boot(&inner)? && !options.volatile {
+            // From now on it counts as complete.
+            let doing = "syncing what a volatile overlay wrote";
+            let listable = root.listable().map_err(failed(doing))?;
+            nix::unistd::syncfs(&listable).map_err(|errno| failed(doing)(errno.into()))?;
+        }
         clean(&inner).map_err(failed("cleaning the work directory"))?;
         let index = work_directory(&outer, b"plyfs.index").map_err(failed("making the index"))?;
         if options.volatile {
@@ -72,12 +83,50 @@ impl Upper {
             volatile: options.volatile,
             metacopy_redirect: options.metacopy_redirect && !options.override_stat,
             identity,
-            has_umask: has_umask(),
+            own_ids: (
+                nix::unistd::geteuid().as_raw(),
+                nix::unistd::getegid().as_raw(),
+            ),
             next_name: AtomicU64::new(0),
             no_unnamed_files: AtomicBool::new(false),
             whiteout: Mutex::default(),
             directories: cache(),
         })
+    }
+
+    /// Leaves word for the next one who opens a volatile upper, see [`volatile_in_this_boot`].
+    pub(in crate::overlay) fn shut_down(&self) -> Result<()> {
+        if !self.volatile {
+            return Ok(());
+        }
+        let Some(name) = ended_mark() else {
+            return Ok(());
+        };
+        let marked = self.work.directory(INCOMPAT).and_then(|incompat| {
+            let volatile = incompat.directory(VOLATILE)?;
+            volatile.make_directory(&name, 0o700)
+        });
+        match marked {
+            // containers/storage removes the mark as it likes.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            marked => marked.map_err(failed("marking the end of a volatile overlay")),
+        }
+    }
+}
+
+/// The process that served the last mount may be at its end, but not over it.
+fn lock_patiently(directory: &File) -> io::Result<Flock<File>> {
+    let started = Instant::now();
+    loop {
+        match data::lock(directory.try_clone()?) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EWOULDBLOCK)
+                    && started.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
     }
 }
 
@@ -137,23 +186,34 @@ fn work_directory(outer: &WritableDir, name: &[u8]) -> io::Result<WritableDir> {
     }
 }
 
-/// What a volatile overlay leaves when it is not removed: its upper may have lost anything.
-fn refuse_after_crash(work: &WritableDir) -> Result<()> {
-    let marker = work.directory(INCOMPAT).and_then(|incompat| {
-        let stat = incompat.at(VOLATILE).stat();
-        stat.map(drop)
-    });
-    match marker {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(error) => Err(failed("looking for the mark of a volatile overlay")(error)),
-        Ok(()) => Err(Error {
+/// Whether a volatile overlay wrote here and was shut down in order, on this run of the machine: then
+/// what it wrote is all there, on disk or in the page cache. Otherwise its upper may have lost anything.
+fn volatile_in_this_boot(work: &WritableDir) -> Result<bool> {
+    let doing = "looking for the mark of a volatile overlay";
+    let mark = match work.directory(INCOMPAT).and_then(|i| i.directory(VOLATILE)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+        mark => mark.map_err(failed(doing))?,
+    };
+    let ended = ended_mark().map(|name| mark.at(&name).stat());
+    match ended {
+        Some(Ok(_)) => Ok(true),
+        Some(Err(error)) if error.raw_os_error() != Some(libc::ENOENT) => Err(failed(doing)(error)),
+        _ => Err(Error {
             errno: Errno::EINVAL,
-            doing: "the upper was written without syncs (volatile) and may be incomplete; remove \
-                    work/incompat/volatile to use it all the same"
+            doing: "the upper was written without syncs (volatile) before a crash or a restart of \
+                    the machine and may be incomplete; remove work/incompat/volatile in the work \
+                    directory to use it all the same"
                 .into(),
             source: None,
         }),
     }
+}
+
+/// The name of the mark that a volatile overlay leaves at its end; none where runs of the machine
+/// cannot be told apart.
+fn ended_mark() -> Option<Vec<u8>> {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    Some([b"plyfs.ended-", boot.trim_ascii()].concat())
 }
 
 fn mark_volatile(work: &WritableDir) -> io::Result<()> {
@@ -193,12 +253,4 @@ fn probe_namespace(work: &WritableDir) -> Result<Namespace> {
     };
     work.remove_directory(PROBE).map_err(failed(doing))?;
     result.map_err(failed(doing))
-}
-
-fn has_umask() -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        return true;
-    };
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    umask.is_none_or(|umask| umask.trim() != "0000")
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::open::clean;
 use super::{Upper, failed};
+use crate::sys::identity::Identity;
 use crate::sys::writable::{At, WritableDir};
 use crate::union::Result;
 
@@ -149,10 +150,30 @@ impl Upper {
         })
     }
 
+    /// A new regular file that will have these permissions, and has them already if it may.
+    pub(in crate::overlay) fn temporary_file_for(&self, permissions: u16) -> Result<Temporary<'_>> {
+        // Whoever may not write to it could not set its attributes; and not all file systems keep
+        // set-id bits of what is made.
+        if self.override_stat || permissions & 0o600 != 0o600 || permissions & 0o6000 != 0 {
+            return self.temporary_file();
+        }
+        let identity = Identity::take(None);
+        let mode = if identity.is_some() {
+            permissions
+        } else {
+            0o600
+        };
+        self.temporary_file_with(u32::from(mode))
+    }
+
     /// A new regular file.
     pub(in crate::overlay) fn temporary_file(&self) -> Result<Temporary<'_>> {
+        self.temporary_file_with(0o600)
+    }
+
+    fn temporary_file_with(&self, mode: u32) -> Result<Temporary<'_>> {
         if !self.no_unnamed_files.load(Ordering::Relaxed) {
-            match self.work.unnamed_file(0o600) {
+            match self.work.unnamed_file(mode) {
                 Ok(file) => {
                     return Ok(Temporary {
                         upper: self,
@@ -168,7 +189,7 @@ impl Upper {
                 Err(error) => return Err(failed("making an unnamed file")(error)),
             }
         }
-        self.named(|name| self.work.create_file(name, 0o600).map(Some))
+        self.named(|name| self.work.create_file(name, mode).map(Some))
     }
 
     /// A new directory.
