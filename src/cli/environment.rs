@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::failure::Failure;
 use super::{Global, Result};
 use crate::cause;
-use crate::registry::{AuthFiles, Proxies, Settings};
+use crate::registry::{AuthFiles, MirrorFiles, Proxies, Settings};
 use crate::store::{self, Store};
 
 /// The directory of the store.
@@ -96,6 +96,7 @@ pub fn registry_settings(insecure: bool) -> Settings {
             paths: auth_files(),
             helper_path: None,
         },
+        mirrors: mirror_files(),
         proxy: Proxies {
             http: proxy("http_proxy"),
             https: proxy("https_proxy"),
@@ -126,6 +127,27 @@ fn auth_files() -> Vec<PathBuf> {
         )
         .chain(docker.map(|dir| dir.join("config.json")))
         .collect()
+}
+
+/// Files about mirrors: one's own before the machine's, as podman, nerdctl and containerd have them.
+fn mirror_files() -> MirrorFiles {
+    let named = env::var_os("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
+    let config = directory("XDG_CONFIG_HOME", ".config");
+    let own = |path: &str| config.as_ref().map(|config| config.join(path));
+    let registries_conf = match named {
+        Some(named) => vec![named],
+        None => own("containers/registries.conf")
+            .into_iter()
+            .chain([PathBuf::from("/etc/containers/registries.conf")])
+            .collect(),
+    };
+    let hosts = own("containerd/certs.d").into_iter();
+    MirrorFiles {
+        registries_conf,
+        hosts: hosts
+            .chain([PathBuf::from("/etc/containerd/certs.d")])
+            .collect(),
+    }
 }
 
 /// A proxy variable, in lower or upper case.

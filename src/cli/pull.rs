@@ -13,7 +13,7 @@ use crate::cause;
 use crate::image::{self, Plan, Platforms, PullRequest};
 use crate::oci::{ParseError, Platform, Reference};
 use crate::pack::Limits;
-use crate::registry::{DockerArchive, Location, ManifestName, Registry, Source};
+use crate::registry::{DockerArchive, Location, ManifestName, Mirrored, Source};
 use crate::store::Store;
 
 /// Layers received at the same time.
@@ -129,7 +129,7 @@ impl Pull {
 
     /// The images of all tags of the repositories that were named.
     fn tags(&self) -> Result<Vec<OsString>> {
-        let registry = Registry::new(environment::registry_settings(self.insecure));
+        let settings = environment::registry_settings(self.insecure);
         let mut images = Vec::new();
         for image in &self.images {
             let shown = image.to_string_lossy();
@@ -149,7 +149,7 @@ impl Pull {
                     )),
                 );
             }
-            let tags = registry.repository(&reference).tags();
+            let tags = Mirrored::open(&settings, &reference).and_then(|source| source.tags());
             let mut tags = tags.map_err(|error| Failure::new(&cannot, error))?;
             tags.sort();
             if tags.is_empty() {

@@ -10,6 +10,7 @@ mod inspect;
 mod listing;
 mod made;
 mod messages;
+mod mirrors;
 mod mounts;
 mod pulling;
 mod races;
