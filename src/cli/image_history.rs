@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::listing::Listing;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::image::{self, Step, Summary};
 use crate::oci::Platform;
 use crate::store::Store;
@@ -26,7 +26,7 @@ Examples:
   plyfs image history --human=false -q debian")]
 pub struct ImageHistory {
     /// A name, digest or ID
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = complete::images())]
     image: String,
     /// Only the IDs
     #[arg(short, long)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, each};
 use super::template::Template;
-use super::{Global, Result, environment, listing, output};
+use super::{Global, Result, complete, environment, listing, output};
 use crate::image::{self, EntryKind, IndexEntry, Summary};
 use crate::oci::{Config, Descriptor, Platform, Reference};
 use crate::registry::Location;
@@ -25,7 +25,7 @@ Examples:
   plyfs image inspect alpine | jq -r '.[0].Layers[].Digest'")]
 pub struct ImageInspect {
     /// Names, digests or IDs
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<String>,
     /// json (on one line), or a Go template
     #[arg(short, long)]

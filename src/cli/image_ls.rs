@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::filter::{self, Filter};
 use super::listing::Listing;
-use super::{Global, Result, environment, image_tree, moment, output};
+use super::{Global, Result, complete, environment, image_tree, moment, output};
 use crate::image::{self, Group, Row};
 use crate::oci::Reference;
 
@@ -30,7 +30,7 @@ Examples:
   plyfs image ls --format json | jq -r .ID")]
 pub struct ImageLs {
     /// Only images of this repository, or with this name
-    #[arg(value_name = "REPOSITORY[:TAG]")]
+    #[arg(value_name = "REPOSITORY[:TAG]", add = complete::images())]
     names: Vec<String>,
     /// All images, as without it: there are no hidden ones
     #[arg(short, long)]

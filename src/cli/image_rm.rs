@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::failure::{Failure, each};
 use super::glob::Pattern;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::cause;
 use crate::image::{self, Removal, RemoveRequest};
 use crate::store::{ObjectKind, Record, Store, Swept};
@@ -24,7 +24,7 @@ Examples:
 pub struct ImageRm {
     /// Names, digests, IDs or the beginnings of IDs; a pattern (with * or ?) takes every name that
     /// is like it
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<String>,
     /// Remove all names of an ID, and images that are in use (what a mount or container needs stays
     /// until it ends)

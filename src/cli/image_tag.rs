@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, environment};
+use super::{Global, Result, complete, environment};
 use crate::image;
 use crate::oci::Reference;
 
@@ -18,7 +18,7 @@ Examples:
   plyfs image tag 1d34ffeaf190 registry.example/app:1 registry.example/app:latest")]
 pub struct ImageTag {
     /// A name, digest or ID
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = complete::images())]
     source: String,
     /// The new names: all are given, or none
     #[arg(required = true, value_name = "NAME[:TAG]")]

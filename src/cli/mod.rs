@@ -5,6 +5,7 @@
 
 mod cat;
 mod check;
+mod complete;
 mod container;
 mod environment;
 mod failure;
@@ -115,6 +116,7 @@ enum ImageVerb {
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn run() -> ExitCode {
+    complete::answer();
     let cli = Cli::parse();
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
