@@ -111,7 +111,8 @@ impl ImageLs {
         }
         let failed = |error| Failure::new("cannot list the images", error);
         let groups = match &store {
-            Some(store) => image::groups(store).map_err(failed)?,
+            // Mounts are not listed, and so nobody is waited for.
+            Some(store) => image::groups(store, &[]).map_err(failed)?,
             None => Vec::new(),
         };
         let mut rows: Vec<(&Group, &Row)> = Vec::new();

@@ -67,7 +67,8 @@ impl ImagePrune {
             return output::line("Total reclaimed space: 0B");
         }
         let failed = |error| Failure::new("cannot prune the images", error);
-        let groups = image::groups(&store).map_err(failed)?;
+        let leases = store.leases().map_err(|error| failed(error.into()))?;
+        let groups = image::groups(&store, &leases).map_err(failed)?;
         let verdicts = self.judge(&groups, &filter, all);
         let chosen: Vec<Record> = verdicts
             .iter()

@@ -27,6 +27,7 @@ mod mount;
 mod mounts;
 mod output;
 mod path;
+mod platforms;
 mod progress;
 mod pull;
 mod pull_plan;

@@ -3,15 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::str::FromStr;
 
 use clap::Args;
 
 use super::failure::{Failure, each};
+use super::platforms::{Asked, Wanted};
 use super::{Global, Result, environment, interrupt, output, progress, pull_plan};
 use crate::cause;
-use crate::image::{self, Plan, Platforms, PullRequest};
-use crate::oci::{ParseError, Platform, Reference};
+use crate::image::{self, Plan, PullRequest};
+use crate::oci::Reference;
 use crate::pack::Limits;
 use crate::registry::{DockerArchive, Location, ManifestName, Mirrored, Source};
 use crate::store::Store;
@@ -62,24 +62,6 @@ pub struct Pull {
     /// Store the image under this name
     #[arg(long, value_name = "REFERENCE")]
     name: Option<Reference>,
-}
-
-/// A platform, or all of them.
-#[derive(Clone)]
-enum Wanted {
-    One(Platform),
-    All,
-}
-
-impl FromStr for Wanted {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> std::result::Result<Wanted, ParseError> {
-        match text {
-            "all" => Ok(Wanted::All),
-            text => text.parse().map(Wanted::One),
-        }
-    }
 }
 
 impl Pull {
@@ -171,20 +153,8 @@ impl Pull {
         let name = location.manifest_name();
         let limits = Limits::default();
         let request = request(source.as_ref(), &name, None, &limits);
-        let platforms = self.platforms();
+        let platforms = Asked::of(&self.platforms);
         Ok(image::plan(store, &request, platforms.as_ref())?)
-    }
-
-    /// The platforms that were asked for.
-    fn platforms(&self) -> Asked {
-        let mut asked = Vec::new();
-        for wanted in &self.platforms {
-            match wanted {
-                Wanted::All => return Asked::All,
-                Wanted::One(platform) => asked.push(platform.clone()),
-            }
-        }
-        Asked::Each(asked)
     }
 
     fn pull(&self, store: &Store, image: &OsString) -> anyhow::Result<()> {
@@ -214,7 +184,7 @@ impl Pull {
         }
         let limits = Limits::default();
         let request = request(source.as_ref(), &name, store_as.as_ref(), &limits);
-        let platforms = self.platforms();
+        let platforms = Asked::of(&self.platforms);
         let result = image::pull_platforms(
             store,
             &request,
@@ -246,30 +216,6 @@ impl Pull {
             print(&format!("Status: {status} for {familiar}"))?;
         }
         print(&full)
-    }
-}
-
-/// The platforms that were asked for.
-enum Asked {
-    /// None for that of this machine.
-    Each(Vec<Platform>),
-    All,
-}
-
-impl Asked {
-    fn as_ref(&self) -> Platforms<'_> {
-        match self {
-            Asked::All => Platforms::All,
-            Asked::Each(platforms) => match platforms.as_slice() {
-                [] => Platforms::One(None),
-                [one] => Platforms::One(Some(one)),
-                several => Platforms::Each(several),
-            },
-        }
-    }
-
-    fn is_several(&self) -> bool {
-        !matches!(self.as_ref(), Platforms::One(_))
     }
 }
 

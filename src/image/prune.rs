@@ -54,13 +54,13 @@ impl Group {
     }
 }
 
-/// All images with what uses them, newest first as they were stored.
+/// All images with what uses them, newest first as they were stored. `leases` are those of the
+/// mounts that are to be told, from [`Store::leases`], which needs a store that can be written to.
 ///
 /// # Errors
 /// What reading the store reports.
-pub fn groups(store: &Store) -> Result<Vec<Group>> {
+pub fn groups(store: &Store, leases: &[LeaseRecord]) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
-    let leases = store.leases()?;
     for row in list(store)? {
         let digest = row.record.descriptor.digest;
         match groups.iter_mut().find(|group| group.digest == digest) {
@@ -68,7 +68,7 @@ pub fn groups(store: &Store) -> Result<Vec<Group>> {
             None => groups.push(Group {
                 digest,
                 rows: vec![row],
-                users: users(store, &leases, &digest)?,
+                users: users(store, leases, &digest)?,
             }),
         }
     }
