@@ -11,7 +11,8 @@
 #   make soak          many processes at work for half an hour, memory and descriptors watched (MINUTES=30)
 #   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
 #   make doc           the documentation of the library
-#   make install       what is built, into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR)
+#   make install       what is built, into $(DESTDIR)$(PREFIX), helper links into $(DESTDIR)$(SBINDIR),
+#                      the systemd unit into $(DESTDIR)$(UNITDIR)
 #   make clean
 #
 # build, check, doc and install need no network (beyond cargo's own) and never call sudo. demo, test, bench
@@ -21,12 +22,13 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 SBINDIR ?= /sbin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 ARGS ?=
 SECONDS_EACH ?= 60
 MINUTES ?= 30
 
 # What the mount helper must never link: it is small, and it may run at boot.
-FOREIGN_TO_HELPER = ureq rustls tokio tonic clap anyhow indicatif
+FOREIGN_TO_HELPER = ureq rustls tokio tonic redb clap anyhow indicatif
 
 .PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak fuzz doc install clean help
 .DEFAULT_GOAL := build
@@ -49,7 +51,7 @@ demo:
 
 # Not root, but sudo at hand: the tests run through it, so that those which need root are not left out.
 test: check-helper
-	scripts/install-packages test
+	scripts/install-packages test containerd
 	scripts/prepare-fuse
 	$(CARGO) build -p mount-helper
 	scripts/run-tests
@@ -113,8 +115,12 @@ install: target/release/plyfs target/release/mount-plyfs
 	install -D -m 755 target/release/plyfs $(DESTDIR)$(PREFIX)/bin/plyfs
 	install -D -m 755 target/release/mount-plyfs $(DESTDIR)$(PREFIX)/bin/mount.plyfs
 	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf plyfs $(DESTDIR)$(PREFIX)/bin/plyfs-snapshotter
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.plyfs
 	ln -sf $(PREFIX)/bin/mount.plyfs $(DESTDIR)$(SBINDIR)/mount.fuse.plyfs
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/local|$(PREFIX)|' dist/plyfs-snapshotter.service > $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/plyfs-snapshotter.service
 
 clean:
 	$(CARGO) clean

@@ -115,6 +115,8 @@ pub struct MountOptions {
     pub strict: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
+    /// `snapshot=`: the number of the snapshotter's snapshot whose image is mounted.
+    pub snapshot: Option<u64>,
     /// `platform=os/arch[/variant]`: which platform's image, where the store has several.
     pub platform: Option<OsString>,
     /// What was passed over.
@@ -175,6 +177,9 @@ impl MountOptions {
             ("upperdir", Some(value)) => self.upper = Some(path(value).ok_or(wrong(EMPTY))?),
             ("workdir", Some(value)) => self.work = Some(path(value).ok_or(wrong(EMPTY))?),
             ("root", Some(value)) => self.root = Some(path(value).ok_or(wrong(EMPTY))?),
+            ("snapshot", Some(value)) => {
+                self.snapshot = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
+            }
             ("platform", Some(value)) => self.platform = Some(text(value)),
             ("fsname" | "source", Some(value)) => self.source = Some(text(value)),
             ("context", Some(value)) => self.context = Some(text(value)),
@@ -356,7 +361,7 @@ fn layers(value: &[u8]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), &'static str> {
     Ok((lowers, data_only))
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+fn number<N: std::str::FromStr>(value: &[u8]) -> Option<N> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
@@ -459,6 +464,7 @@ mod tests {
             "stack_depth=3",
             "metacopy=perhaps",
             "xattr_permissions=3",
+            "snapshot=last",
         ] {
             assert!(MountOptions::parse([list]).is_err(), "{list}");
         }
@@ -488,6 +494,7 @@ mod tests {
             volatile: true,
             platform: Some("linux/arm64".into()),
             root: Some("/store".into()),
+            snapshot: Some(1 << 40),
             ..MountOptions::default()
         };
         let printed = options.print();

@@ -202,6 +202,10 @@ fn regression_installing_builds_nothing_that_is_built() {
     let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
     fs::copy(makefile, project.path().join("Makefile")).unwrap();
     fs::create_dir_all(project.path().join("target/release")).unwrap();
+    fs::create_dir(project.path().join("dist")).unwrap();
+    let unit = "dist/plyfs-snapshotter.service";
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(unit);
+    fs::copy(ours, project.path().join(unit)).unwrap();
     for name in ["plyfs", "mount-plyfs"] {
         fs::write(project.path().join("target/release").join(name), name).unwrap();
     }
@@ -216,4 +220,10 @@ fn regression_installing_builds_nothing_that_is_built() {
         let link = fs::read_link(target.path().join("sbin").join(name)).unwrap();
         assert_eq!(link, Path::new("/usr/bin/mount.plyfs"));
     }
+    let unit = "usr/lib/systemd/system/plyfs-snapshotter.service";
+    let unit = fs::read_to_string(target.path().join(unit)).unwrap();
+    assert!(
+        unit.contains("ExecStart=/usr/bin/plyfs-snapshotter"),
+        "{unit}"
+    );
 }

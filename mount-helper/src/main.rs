@@ -161,7 +161,7 @@ fn serve(request: &Mount, options: MountOptions) -> Result<(), Failure> {
     served.map_err(|error| Failure::of(request.spec.as_deref(), &error))
 }
 
-/// Directories if the options name some, else the image that is named.
+/// Directories or a snapshot if the options name some, else the image that is named.
 fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failure> {
     let target = Target::from_path(&request.directory);
     let spec = request.spec.as_deref();
@@ -170,6 +170,10 @@ fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failur
         // What mount(8) is given as the source beside directories is only a name to show.
         options.source = options.source.or_else(|| request.spec.clone());
         return layers::serving(target, options).map_err(failed);
+    }
+    if let Some(number) = options.snapshot {
+        let root = store_root(options.root.as_deref()).map_err(Failure::usage)?;
+        return image::serving_snapshot(&root, number, target, options).map_err(failed);
     }
     let named = spec.ok_or_else(|| Failure::usage("neither an image nor lowerdir= is given"))?;
     let utf8 = |text: &OsStr, what: &str| match text.to_str() {

@@ -150,6 +150,14 @@ fn mirror_files() -> MirrorFiles {
     }
 }
 
+/// Where a program is found.
+#[cfg(feature = "snapshotter")]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let mut places = env::split_paths(&path).map(|place| place.join(name));
+    places.find(|place| place.is_file())
+}
+
 /// A proxy variable, in lower or upper case.
 fn proxy(name: &str) -> Option<String> {
     let value = env::var(name).or_else(|_| env::var(name.to_uppercase()));

@@ -31,9 +31,12 @@ mod platforms;
 mod progress;
 mod pull;
 mod pull_plan;
+#[cfg(feature = "snapshotter")]
+mod snapshotter;
 mod template;
 mod umount;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +83,8 @@ enum Verb {
     Ls(ls::Ls),
     Cat(cat::Cat),
     Check(check::Check),
+    #[cfg(feature = "snapshotter")]
+    Snapshotter(snapshotter::SnapshotterVerb),
     /// Manage containers: named layers of changes over images
     #[command(subcommand)]
     Container(container::Container),
@@ -118,12 +123,20 @@ enum ImageVerb {
 #[must_use]
 pub fn run() -> ExitCode {
     complete::answer();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments());
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// The arguments, with the verb that the name of the program may stand for.
+fn arguments() -> Vec<OsString> {
+    let arguments = std::env::args_os().collect();
+    #[cfg(feature = "snapshotter")]
+    let arguments = snapshotter::with_verb(arguments);
+    arguments
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
@@ -136,6 +149,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mounts(verb) => verb.run()?,
         Verb::Ls(verb) => verb.run(global)?,
         Verb::Cat(verb) => verb.run(global)?,
+        #[cfg(feature = "snapshotter")]
+        Verb::Snapshotter(verb) => verb.run(global)?,
         Verb::Container(verb) => verb.run(global)?,
         Verb::Check(verb) => return verb.run(global),
         Verb::Image(ImageVerb::Ls(verb)) | Verb::Images(verb) => verb.run(global)?,

@@ -9,7 +9,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
 use crate::image::{self, Found};
-use crate::mount::image::{ImageRequest, serving, serving_container};
+use crate::mount::image::{ImageRequest, serving, serving_container, serving_snapshot};
 use crate::mount::{self, Serving, Target, layers};
 use crate::oci::Platform;
 use crate::options::MountOptions;
@@ -104,7 +104,21 @@ impl Mount {
         }
     }
 
+    /// The image of a snapshot, as containerd asks for it through the mount helper.
+    fn snapshot(&self, global: &Global, number: u64, options: MountOptions) -> Result<Serving> {
+        let Some(directory) = self.directory.as_deref() else {
+            return Err(Failure::usage("a name to show and a directory are needed"));
+        };
+        let root = environment::store_root(global)?;
+        let target = Target::from_path(directory);
+        serving_snapshot(&root, number, target, options)
+            .map_err(|error| failure(&format!("snapshot {number}"), error))
+    }
+
     fn image(&self, global: &Global, options: MountOptions) -> Result<Serving> {
+        if let Some(number) = options.snapshot {
+            return self.snapshot(global, number, options);
+        }
         let (Some(image), Some(directory)) = (&self.image, &self.directory) else {
             return Err(Failure::usage("an image and a directory are needed")
                 .or_hint("plyfs mount IMAGE DIR, or plyfs mount -o lowerdir=A:B DIR"));

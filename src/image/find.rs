@@ -3,7 +3,7 @@
 use crate::oci::{
     Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
 };
-use crate::store::{ContainerRecord, Record, Store};
+use crate::store::{ContainerRecord, Record, SnapshotImage, Store};
 
 use super::{Error, Result};
 use crate::registry::closest;
@@ -136,22 +136,37 @@ fn find_by_id(store: &Store, images: &[Record], text: &str) -> Result<Option<Rec
 /// # Errors
 /// What reading reports.
 pub fn find_recorded(store: &Store, container: &ContainerRecord) -> Result<Found> {
-    let bytes = store.read_blob(&container.manifest_digest)?;
+    let mut found = find_manifest(store, &container.image, container.manifest_digest)?;
+    found.record.descriptor.digest = container.image_digest;
+    Ok(found)
+}
+
+/// Finds the image that a snapshot stands for, with no more of its layers than the snapshot shows.
+///
+/// # Errors
+/// What reading reports.
+pub fn find_snapshot(store: &Store, snapshot: &SnapshotImage) -> Result<Found> {
+    let mut found = find_manifest(store, &snapshot.image, snapshot.manifest_digest)?;
+    found.config.rootfs.diff_ids.truncate(snapshot.layers);
+    Ok(found)
+}
+
+/// Finds the image with this manifest, which people called `name`.
+pub(super) fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result<Found> {
+    let bytes = store.read_blob(&digest)?;
     let Document::Manifest(manifest) = Document::parse(&bytes, None)? else {
         return Err(Error::NotAnImage("index".to_owned()));
     };
     let kind = manifest.media_type.clone();
-    let descriptor = |digest| {
-        let kind = kind.clone().unwrap_or(MediaType::OciManifest);
-        Descriptor::new(kind, digest, bytes.len() as u64)
-    };
+    let kind = kind.unwrap_or(MediaType::OciManifest);
+    let descriptor = Descriptor::new(kind, digest, bytes.len() as u64);
     Ok(Found {
         record: Record {
-            reference: container.image.parse().ok(),
+            reference: name.parse().ok(),
             repository: None,
-            descriptor: descriptor(container.image_digest),
+            descriptor: descriptor.clone(),
         },
-        manifest_descriptor: descriptor(container.manifest_digest),
+        manifest_descriptor: descriptor,
         config: ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?,
         manifest,
     })

@@ -22,7 +22,7 @@ mod tag;
 
 pub use check::{Damage, check, discard};
 pub use error::Error;
-pub use find::{Found, find, find_record, find_recorded};
+pub use find::{Found, find, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};
 pub use import::{ImportRequest, ImportSource, Imported, import};
 pub use inspect::{
@@ -32,7 +32,7 @@ pub use inspect::{
 pub use open::{chain, open};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
-pub use pull::{Platforms, PullRequest, Pulled, pull, pull_platforms};
+pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};

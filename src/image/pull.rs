@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use crate::oci::{ChainId, Descriptor, DiffId, ImageConfig, Manifest, Platform, Reference};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference};
 use crate::pack::{Limits, Progress};
 use crate::registry::{ManifestName, Source};
-use crate::store::{LeaseKind, LeaseRecord, Record, Store};
+use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 
 use super::documents::{MAX_CONFIG_SIZE, fetch_documents};
+use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
 use super::{Error, Result, open};
 
@@ -51,6 +52,30 @@ pub enum Platforms<'a> {
     All,
 }
 
+/// An image that is in the store, complete, and stays as long as this is there.
+#[derive(Debug)]
+pub struct Held {
+    /// What its name stood for: a manifest or an index.
+    pub descriptor: Descriptor,
+    /// The manifest; of several platforms the first one.
+    pub manifest: Descriptor,
+    /// The layers of that manifest, from the lowest on.
+    pub diff_ids: Vec<DiffId>,
+    /// Whether nothing of its layers was missing before.
+    complete_before: bool,
+    lease: Lease,
+}
+
+impl Held {
+    /// Gives the image up: unless something else keeps it, it is garbage now.
+    ///
+    /// # Errors
+    /// What ending the lease reports.
+    pub fn end(self) -> Result<()> {
+        Ok(self.lease.end()?)
+    }
+}
+
 /// Pulls an image for one platform; it is in the store when this returns.
 ///
 /// `prepared` is called once the manifest is known, with its layers.
@@ -86,6 +111,56 @@ pub fn pull_platforms(
     observer: Observer<'_>,
     prepared: &mut dyn FnMut(&Platform, &Manifest),
 ) -> Result<Pulled> {
+    let held = fetch_platforms(store, request, platforms, observer, prepared)?;
+    let descriptor = held.descriptor.clone();
+    let image = match request.store_as {
+        Some(reference) => Record::named(reference.clone(), descriptor.clone()),
+        None => Record {
+            reference: None,
+            repository: None,
+            descriptor: descriptor.clone(),
+        },
+    };
+    let lock = store.lock()?;
+    let known_before = store.images()?.contains(&image);
+    store.publish(&lock, image)?;
+    drop(lock);
+    let pulled = Pulled {
+        descriptor,
+        manifest: held.manifest.clone(),
+        up_to_date: known_before && held.complete_before,
+    };
+    held.end()?;
+    Ok(pulled)
+}
+
+/// As [`pull`], but the image is not listed: it stays as long as what is returned, and whoever
+/// wants to keep it longer refers to it before that ends.
+///
+/// # Errors
+/// As [`pull`].
+pub fn fetch(
+    store: &Store,
+    request: &PullRequest<'_>,
+    observer: Observer<'_>,
+    prepared: impl FnOnce(&Manifest),
+) -> Result<Held> {
+    let platforms = Platforms::One(request.platform);
+    let mut prepared = Some(prepared);
+    fetch_platforms(store, request, platforms, observer, &mut |_, manifest| {
+        if let Some(prepared) = prepared.take() {
+            prepared(manifest);
+        }
+    })
+}
+
+fn fetch_platforms(
+    store: &Store,
+    request: &PullRequest<'_>,
+    platforms: Platforms<'_>,
+    observer: Observer<'_>,
+    prepared: &mut dyn FnMut(&Platform, &Manifest),
+) -> Result<Held> {
     let documents = fetch_documents(request.source, request.name, platforms)?;
     let descriptor = documents.top.descriptor();
     let mut record = LeaseRecord {
@@ -140,26 +215,49 @@ pub fn pull_platforms(
         store.write_blob(&image.descriptor.digest, &image.bytes)?;
     }
     store.write_blob(&descriptor.digest, &documents.top.bytes)?;
-    let image = match request.store_as {
-        Some(reference) => Record::named(reference.clone(), descriptor.clone()),
-        None => Record {
-            reference: None,
-            repository: None,
-            descriptor: descriptor.clone(),
-        },
-    };
-    let lock = store.lock()?;
-    let known_before = store.images()?.contains(&image);
-    store.publish(&lock, image)?;
-    drop(lock);
-    lease.end()?;
     store.forget_interrupted(&record.image)?;
+    let diff_ids = wanted.into_iter().map(|(_, _, diff_ids)| diff_ids);
+    let diff_ids = diff_ids.into_iter().next().unwrap_or_default();
     let first = documents.images.into_iter().next();
-    Ok(Pulled {
+    Ok(Held {
         manifest: first.map_or_else(|| descriptor.clone(), |image| image.descriptor),
         descriptor,
-        up_to_date: known_before && complete_before,
+        diff_ids,
+        complete_before,
+        lease,
     })
+}
+
+/// Holds an image of which everything is in the store already, listed or not; `None` if something
+/// is missing.
+///
+/// # Errors
+/// What reading the store reports.
+pub fn hold(store: &Store, name: &str, manifest: Digest) -> Result<Option<Held>> {
+    let lease = store.lease(&LeaseRecord {
+        kind: LeaseKind::Pull,
+        pid: std::process::id(),
+        image: name.to_owned(),
+        mount_point: None,
+        digests: vec![manifest],
+    })?;
+    let missing = |error: &Error| matches!(error, Error::Store(store::Error::Missing { .. }));
+    let found = match find_manifest(store, name, manifest) {
+        Err(error) if missing(&error) => return lease.end().map(|()| None).map_err(Error::from),
+        found => found?,
+    };
+    let diff_ids = found.config.rootfs.diff_ids;
+    if !diff_ids.iter().all(|diff_id| store.has_layer(diff_id)) {
+        lease.end()?;
+        return Ok(None);
+    }
+    Ok(Some(Held {
+        descriptor: found.manifest_descriptor.clone(),
+        manifest: found.manifest_descriptor,
+        diff_ids,
+        complete_before: true,
+        lease,
+    }))
 }
 
 /// Whether an image of these layers can be mounted.

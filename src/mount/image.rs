@@ -13,7 +13,7 @@ use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::store::{Container, Lease, LeaseKind, LeaseRecord, Store};
+use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -78,6 +78,24 @@ pub fn serving_container(
     Ok(serving)
 }
 
+/// Prepares the image of a snapshot for serving, below the directory that the options name, if they
+/// do.
+///
+/// # Errors
+/// As [`serving`], and [`image::Error::NotStored`] when no such snapshot stands for an image.
+pub fn serving_snapshot(
+    root: &Path,
+    number: u64,
+    target: Target,
+    options: MountOptions,
+) -> Result<Serving> {
+    let store = Store::open(root).map_err(image::Error::from)?;
+    let snapshot = store.snapshot_image(number).map_err(image::Error::from)?;
+    let snapshot = snapshot.ok_or(image::Error::NotStored)?;
+    let found = image::find_snapshot(&store, &snapshot)?;
+    serving_found(store, &found, target, options, Readers::Others)
+}
+
 fn serving_found(
     store: Store,
     found: &Found,
@@ -102,16 +120,7 @@ fn serving_found(
     tidy(&store);
     let lease = take_lease(&store, &record)?;
     // From here on it stays; before, it may have been removed.
-    let needed = found.record.descriptor.digest;
-    let contained = || {
-        store
-            .containers()
-            .map(|all| all.iter().any(|c| c.1.image_digest == needed))
-    };
-    let listed = store.images().map_err(image::Error::from)?;
-    if !listed.iter().any(|image| image.descriptor.digest == needed)
-        && !contained().map_err(image::Error::from)?
-    {
+    if !is_kept(&store, found).map_err(image::Error::from)? {
         return Err(image::Error::NotStored.into());
     }
     let union = image::open(&store, found)?;
@@ -146,6 +155,23 @@ fn serving_found(
     }));
     serving.on_ready = Some(Box::new(on_ready));
     Ok(serving)
+}
+
+/// Whether the image is listed, or a container or a snapshot keeps it.
+fn is_kept(store: &Store, found: &Found) -> store::Result<bool> {
+    let image = found.record.descriptor.digest;
+    let manifest = found.manifest_descriptor.digest;
+    let listed = |store: &Store| {
+        let images = store.images()?;
+        store::Result::Ok(images.iter().any(|it| it.descriptor.digest == image))
+    };
+    let contained = |store: &Store| {
+        let containers = store.containers()?;
+        store::Result::Ok(containers.iter().any(|(_, it)| it.image_digest == image))
+    };
+    let snapshots = store.snapshot_images()?;
+    let stood_for = snapshots.iter().any(|it| it.manifest_digest == manifest);
+    Ok(stood_for || listed(store)? || contained(store)?)
 }
 
 /// Removes what ended processes left; a mount does not need that.

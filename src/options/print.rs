@@ -18,6 +18,10 @@ impl MountOptions {
         list.paths("upperdir", self.upper.as_slice());
         list.paths("workdir", self.work.as_slice());
         list.paths("root", self.root.as_slice());
+        list.word(
+            "snapshot",
+            self.snapshot.map(|it| it.to_string()).as_deref(),
+        );
         list.value("platform", self.platform.as_deref());
         list.value("fsname", self.source.as_deref());
         list.value("context", self.context.as_deref());

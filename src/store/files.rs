@@ -125,12 +125,18 @@ pub(super) fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a directory tree that may not be there.
+/// Removes a directory tree that may not be there. A process that had found the directory before
+/// it was moved away may still put a file into it, so it is tried again a few times.
 pub(super) fn remove_tree_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(error, "removing", path))
+    let mut attempts = 0..16;
+    loop {
+        match std::fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => return Ok(()),
+                io::ErrorKind::DirectoryNotEmpty if attempts.next().is_some() => {}
+                _ => return Err(Error::io(error, "removing", path)),
+            },
         }
-        _ => Ok(()),
     }
 }

@@ -6,8 +6,10 @@
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
@@ -131,6 +133,9 @@ impl Store {
             for digest in [container.image_digest, container.manifest_digest] {
                 self.mark_document(&mut live, digest, true)?;
             }
+        }
+        for snapshot in self.snapshot_images()? {
+            self.mark_document(&mut live, snapshot.manifest_digest, true)?;
         }
         for lease in leases {
             for digest in lease.digests {
@@ -263,14 +268,17 @@ impl Store {
     }
 
     pub(super) fn trash(&self, path: &Path) -> Result<()> {
-        let name = path.file_name().unwrap_or_default();
-        let mut target = self.root().join("trash").join(name);
-        for count in 1.. {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let trash = self.root().join("trash");
+        // A name that no other process uses now; a killed one may have left it.
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let target = loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let target = trash.join(format!("{name}.{}-{count}", std::process::id()));
             if !target.exists() {
-                break;
+                break target;
             }
-            target.set_file_name(format!("{}-{count}", name.to_string_lossy()));
-        }
+        };
         match std::fs::rename(path, &target) {
             // No space for another entry in the trash.
             Err(error) if reserve::is_full(&error) && path.is_dir() => {
@@ -284,13 +292,18 @@ impl Store {
         }
     }
 
-    /// Deletes what earlier removals moved into the trash.
+    /// Deletes what earlier removals moved into the trash. One process does so at a time; others
+    /// wait, and find nothing left of what they moved there.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn empty_trash(&self) -> Result<()> {
-        for name in names(&self.root().join("trash"))? {
-            let path = self.root().join("trash").join(name);
+        let trash = self.root().join("trash");
+        let lock = File::open(&trash).map_err(|error| Error::io(error, "opening", &trash))?;
+        lock.lock()
+            .map_err(|error| Error::io(error, "locking", &trash))?;
+        for name in names(&trash)? {
+            let path = trash.join(name);
             if path.is_dir() {
                 files::remove_tree_if_there(&path)?;
             } else {

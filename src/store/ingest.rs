@@ -43,11 +43,12 @@ impl Store {
         let path = directory.join("lock");
         let mut waiting = Some(waiting);
         loop {
-            let made = DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&directory);
-            made.map_err(|error| Error::io(error, "making", &directory))?;
+            match DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => {}
+                // Perhaps not for long: another process may be removing it just now.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io(error, "making", &directory)),
+            }
             let file = match OpenOptions::new()
                 .create(true)
                 .truncate(false)

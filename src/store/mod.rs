@@ -7,6 +7,7 @@
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
 //!   containers/<name>/       upper/, work/, container.json, lock
+//!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
 //!   reserve/                                     space kept back for when the disk is full
@@ -36,6 +37,7 @@ mod layers;
 mod lease;
 mod rebuild;
 mod reserve;
+mod snapshots;
 mod staging;
 mod sync;
 mod tidy;
@@ -57,6 +59,7 @@ pub use ingest::Ingest;
 pub use layers::{LayerRecord, LayerSource};
 pub use lease::{Lease, LeaseKind, LeaseRecord};
 pub use rebuild::Rebuilt;
+pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
 

@@ -257,3 +257,20 @@ fn two_pulls_at_once_do_the_work_once() {
     assert_eq!(source.asked.lock().unwrap().len(), layers.len());
     assert!(image::check(&store, &|_| {}).unwrap().is_empty());
 }
+
+/// Each ends what the others wait for, and removes its directory.
+#[test]
+fn regression_an_ingest_that_goes_away_is_made_again() {
+    let (_directory, store) = store();
+    let digest = Digest::of(b"a blob");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let ingest = store.ingest(&digest, || ()).unwrap();
+                    ingest.finish(&store).unwrap();
+                }
+            });
+        }
+    });
+}

@@ -37,6 +37,8 @@ pub enum Need {
     Helper,
     /// A program in `PATH`.
     Program(&'static str),
+    /// A file or directory.
+    File(&'static str),
     /// A program that `scripts/install-packages test` installs into `target/tools`.
     Tool(&'static str),
 }
@@ -70,6 +72,7 @@ fn is_there(need: &Need) -> bool {
         Need::PlainUser => !is_root() || program("setpriv").is_some(),
         Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
+        Need::File(path) => Path::new(path).exists(),
         Need::Tool(name) => {
             let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
             tools.join(name).exists() || program(name).is_some()

@@ -1,0 +1,68 @@
+//! What a directory tree takes of the disk.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::{Error, Result, Usage};
+
+/// Allocated bytes and inodes of a tree, each file counted once. A tree that changes meanwhile is
+/// counted as far as it is met.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn of_tree(root: &Path) -> Result<Usage> {
+    let mut usage = Usage::default();
+    let mut linked = HashSet::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let failed = |error| Error::io(error, "reading", &path);
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if is_gone(&error) && path != root => continue,
+            metadata => metadata.map_err(failed)?,
+        };
+        let identity = (metadata.dev(), metadata.ino());
+        if !metadata.is_dir() && metadata.nlink() > 1 && !linked.insert(identity) {
+            continue;
+        }
+        usage.bytes += metadata.blocks() * 512;
+        usage.inodes += 1;
+        if metadata.is_dir() {
+            match fs::read_dir(&path) {
+                Err(error) if is_gone(&error) => {}
+                entries => {
+                    for entry in entries.map_err(failed)? {
+                        pending.push(entry.map_err(failed)?.path());
+                    }
+                }
+            }
+        }
+    }
+    Ok(usage)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hard_links_count_once_and_holes_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("file"), vec![1; 100_000]).unwrap();
+        fs::hard_link(path("file"), path("link")).unwrap();
+        let sparse = fs::File::create(path("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        fs::create_dir(path("directory")).unwrap();
+        std::os::unix::fs::symlink("/", path("directory/root")).unwrap();
+        let usage = of_tree(directory.path()).unwrap();
+        assert_eq!(usage.inodes, 5);
+        assert!((100_000..1_000_000).contains(&usage.bytes), "{usage:?}");
+    }
+}
