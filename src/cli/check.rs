@@ -49,7 +49,7 @@ impl Check {
                 .map_err(|error| Failure::new("cannot remove what is damaged", error))?;
             store
                 .drop_interrupted()
-                .and_then(|()| store.sweep(SystemTime::now()).map(drop))
+                .and_then(|_| store.sweep(SystemTime::now()).map(drop))
                 .map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));

@@ -40,9 +40,9 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
     line(&text)
 }
 
-/// Writes rows in columns, three spaces apart, as Docker does.
+/// Writes rows in columns, three spaces apart and at least ten wide, as Docker does.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
-    let mut widths: Vec<usize> = header.iter().map(|title| title.len()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|title| title.len().max(7)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -110,6 +110,17 @@ pub fn ago(time: &str, now: SystemTime) -> String {
         () if hours < 24 * 30 * 2 => several(hours / 24 / 7, "weeks"),
         () if hours < 24 * 365 * 2 => several(hours / 24 / 30, "months"),
         () => several(hours / 24 / 365, "years"),
+    }
+}
+
+/// A time in RFC 3339 as Docker shows it: `2026-01-31 12:00:00 +0000 UTC`, in this machine's zone.
+pub fn created_at(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(time) => {
+            let time = time.to_zoned(jiff::tz::TimeZone::system());
+            time.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+        }
+        Err(_) => "N/A".to_owned(),
     }
 }
 
