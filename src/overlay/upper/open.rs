@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::{Namespace, OverlayOptions};
 use crate::sys::at::RootFd;
-use crate::sys::data;
 use crate::sys::writable::WritableDir;
 use crate::union::{Error, Result};
 
