@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Result;
 use super::failure::Failure;
-use crate::cause;
+use crate::{cause, fuse};
 
 /// The failure of writing to standard output.
 pub fn failed(error: io::Error) -> Failure {
@@ -170,8 +170,13 @@ impl log::Log for Log {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             let text = cause::plain(&record.args().to_string());
-            if !crate::mount::tell_system(record.level(), &text) {
-                let level = record.level().as_str().to_lowercase();
+            let level = if fuse::is_unwanted_answer(record.target(), &text) {
+                log::Level::Debug
+            } else {
+                record.level()
+            };
+            if level <= log::max_level() && !crate::mount::tell_system(level, &text) {
+                let level = level.as_str().to_lowercase();
                 eprintln!("plyfs: {level}: {text}");
             }
         }
