@@ -307,6 +307,7 @@ mod tests {
         }
         let store = Store::create(directory.path()).unwrap();
         let web = store.create_container("web", record()).unwrap();
+        std::fs::create_dir(store.root().join("snapshots")).unwrap();
         let snapshot = store.create_snapshot(7).unwrap();
         for upper in [web.upper(), snapshot.upper()] {
             let names = at(&upper).at(b"").xattr_names().unwrap();
