@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
+use super::text::path_text;
 use super::writable::{self, Readers};
 use super::{MountRecord, Ready, Serving, Target};
 use crate::cause;
@@ -14,6 +15,7 @@ use crate::image::{self, Found};
 use crate::oci::Platform;
 use crate::options::MountOptions;
 use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
+use crate::union::Union;
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -123,7 +125,16 @@ fn serving_found(
     if !is_kept(&store, found).map_err(image::Error::from)? {
         return Err(image::Error::NotStored.into());
     }
-    let union = image::open(&store, found)?;
+    let mut union = image::open(&store, found)?;
+    if options.as_lower {
+        if options.upper.is_some() {
+            let reason = "as_lower goes without upperdir=, of which nothing is hidden";
+            return Err(Error::Unsupported(reason.into()));
+        }
+        if let Union::Chain(chain) = &mut union {
+            chain.hide_marks();
+        }
+    }
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
@@ -137,10 +148,7 @@ fn serving_found(
     let diff_ids = found.config.rootfs.diff_ids.iter().rev();
     let shown = MountRecord {
         image: Some(name.clone()),
-        upper: options
-            .upper
-            .as_ref()
-            .map(|path| path.display().to_string()),
+        upper: options.upper.as_deref().map(path_text),
         layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
         ..MountRecord::default()
     };
@@ -198,13 +206,8 @@ fn mount_point(target: &Target) -> Option<String> {
         return None;
     };
     let path: &Path = path;
-    Some(
-        path.canonicalize()
-            .as_deref()
-            .unwrap_or(path)
-            .display()
-            .to_string(),
-    )
+    let absolute = path.canonicalize();
+    Some(path_text(absolute.as_deref().unwrap_or(path)))
 }
 
 /// [`serving`] from the store at `root`, which must exist.

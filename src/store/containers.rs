@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, files};
 use crate::oci::Digest;
+use crate::sys::writable::WritableDir;
 
 /// What is recorded of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +141,10 @@ impl Store {
         }
         // The root of the upper is seen as the root of the container.
         let upper = staging.path().join("upper");
+        // Nor do ACLs for what lies below the store belong to the container.
+        WritableDir::open(&upper)
+            .and_then(|directory| directory.at(b"").remove_acls())
+            .map_err(|error| Error::io(error, "making", &upper))?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&upper, mode).map_err(|e| Error::io(e, "making", &upper))?;
         let path = staging.path().join("container.json");
@@ -274,5 +279,41 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn regression_acls_for_what_lies_below_the_store_are_not_the_containers() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &Path| WritableDir::open(path).unwrap();
+        let mut acl = vec![2, 0, 0, 0];
+        for (tag, id) in [
+            (1u16, u32::MAX),
+            (2, 1234),
+            (4, u32::MAX),
+            (16, u32::MAX),
+            (32, u32::MAX),
+        ] {
+            acl.extend(tag.to_le_bytes());
+            acl.extend([7, 0]);
+            acl.extend(id.to_le_bytes());
+        }
+        let set = at(directory.path())
+            .at(b"")
+            .set_xattr(b"system.posix_acl_default", &acl, 0);
+        if let Err(error) = set {
+            assert!(std::env::var_os("CI").is_none(), "{error}");
+            println!("SKIP: no ACLs here: {error}");
+            return;
+        }
+        let store = Store::create(directory.path()).unwrap();
+        let web = store.create_container("web", record()).unwrap();
+        std::fs::create_dir(store.root().join("snapshots")).unwrap();
+        let snapshot = store.create_snapshot(7).unwrap();
+        for upper in [web.upper(), snapshot.upper()] {
+            let names = at(&upper).at(b"").xattr_names().unwrap();
+            assert_eq!(names.escape_ascii().to_string(), "");
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&upper).unwrap());
+            assert_eq!(mode & 0o777, 0o755);
+        }
     }
 }

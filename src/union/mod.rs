@@ -127,8 +127,6 @@ pub struct Totals {
 
 /// A read-only union.
 #[derive(Debug)]
-// There is one of it per mount.
-#[expect(clippy::large_enum_variant)]
 pub enum Union {
     /// The flattened layers of an image.
     Chain(chain::Chain),

@@ -173,15 +173,18 @@ fn apart(upper: &Path, work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens a directory of our own, made if it is not there.
+/// Opens a directory of our own, made if it is not there. What is made in it has the ACLs that it is
+/// given, not those that somebody has set for everything below a directory above.
 fn work_directory(outer: &WritableDir, name: &[u8]) -> io::Result<WritableDir> {
-    match outer.directory(name) {
+    let directory = match outer.directory(name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
             outer.make_directory(name, 0o700)?;
-            outer.directory(name)
+            outer.directory(name)?
         }
-        result => result,
-    }
+        result => result?,
+    };
+    directory.at(b"").remove_acls()?;
+    Ok(directory)
 }
 
 /// Whether a volatile overlay wrote here and was shut down in order, on this run of the machine: then
