@@ -59,10 +59,8 @@ impl Pull {
         each(&self.images, |image| {
             let shown = image.to_string_lossy();
             self.pull(&store, image).map_err(|error| {
-                if cause::is_full_disk(error.as_ref())
-                    && let Err(left) = store.empty_trash()
-                {
-                    log::warn!("{}", cause::chain(&left));
+                if cause::is_full_disk(error.as_ref()) {
+                    store.clear_trash();
                 }
                 match error.downcast::<std::io::Error>() {
                     Ok(error) => output::failed(error),
