@@ -33,6 +33,9 @@ pub struct Removed {
 /// # Errors
 /// [`Error::Mounted`], [`Error::UsedByContainer`], [`Error::SeveralNames`], or as [`find`].
 pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Result<Removed> {
+    // From here to the removal nobody can take a lease on the image, so nobody can mount it, and it
+    // gets no other name.
+    let lock = store.lock()?;
     let record = super::find_record(store, request.name)?;
     let found = find::load(store, record.clone(), None);
     // An image whose documents are damaged must be removable too.
@@ -64,8 +67,6 @@ pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Re
         });
     }
     let last = gone.len() == same_image.len();
-    // From here to the removal nobody can take a lease on the image, so nobody can mount it.
-    let lock = store.lock()?;
     if last && !request.force {
         refuse_if_mounted(store, &lock, &record.descriptor.digest)?;
         refuse_if_contained(store, &record.descriptor.digest)?;
