@@ -46,6 +46,7 @@ impl Check {
         let damages = image::check(&store, &|_| count.set(count.get() + 1))
             .map_err(|error| Failure::new("cannot check the store", error))?;
         let mut outcomes = Vec::new();
+        let mut cleaned = Ok(());
         // Which images were imported is not known any more when their documents are gone.
         let imported: BTreeSet<String> = needing(damages.iter())
             .into_iter()
@@ -55,10 +56,10 @@ impl Check {
         if self.repair {
             outcomes = image::repair(&store, &damages)
                 .map_err(|error| Failure::new("cannot put right what is damaged", error))?;
-            store
+            // What was damaged is told first.
+            cleaned = store
                 .drop_interrupted()
-                .and_then(|()| store.sweep(SystemTime::now()).map(drop))
-                .map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
+                .and_then(|()| store.sweep(SystemTime::now()).map(drop));
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
@@ -107,6 +108,7 @@ impl Check {
                 damages.len()
             ))?;
         }
+        cleaned.map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
         Ok(if damages.is_empty() {
             ExitCode::SUCCESS
         } else {
