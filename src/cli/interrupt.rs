@@ -7,7 +7,7 @@ use crate::sys::process::{self, Signals};
 /// From now on SIGINT tells how to go on before it ends the process, as it would have anyway: what
 /// was received is safe at every moment.
 pub fn explain(quiet: bool) {
-    // Who ignores it, as in the background of a shell or under nohup, is not to be ended by it.
+    // Where it is ignored, as in the background of a shell, it ends nothing, and would still arrive.
     if quiet || is_ignored() {
         return;
     }

@@ -110,7 +110,7 @@ fn wait_until_blocked(pid: u32) {
     });
 }
 
-/// Who ignores interruptions, as under nohup, is not ended by one.
+/// Who ignores interruptions, as under nohup, is neither ended by one nor told that.
 #[test]
 fn regression_a_pull_that_ignores_interruptions_goes_on() {
     let store = Store::new();
@@ -120,10 +120,19 @@ fn regression_a_pull_that_ignores_interruptions_goes_on() {
     shell.args(["-c", "trap '' INT; exec \"$@\"", "sh"]);
     shell.arg(plyfs_program()).arg("--root").arg(store.root());
     shell.args(["pull", "--insecure", &name]);
-    let mut child = shell.stderr(Stdio::null()).spawn().unwrap();
+    let child = shell.stderr(Stdio::piped()).spawn().unwrap();
     let (connection, _) = registry.accept().unwrap();
     let pid = child.id().to_string();
     succeed(Command::new("kill").args(["-INT", &pid]));
+    // Who is told of it blocks it, and has it pending until then.
+    wait_for("the signal to be taken", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let pending = status.lines().find(|line| line.starts_with("ShdPnd:"));
+        pending.is_some_and(|line| line.ends_with("0000000000000000"))
+    });
     drop((connection, registry));
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("interrupted"), "{said}");
 }

@@ -233,3 +233,25 @@ fn regression_a_pull_that_fails_leaves_the_leases_for_mounts() {
     assert_eq!(names(store, "reserve").len(), before);
     fs::remove_file(filler).unwrap();
 }
+
+#[test]
+fn regression_leases_are_kept_back_where_the_list_does_not_fit() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let small = Small::new(8);
+    let store = &small.store;
+    import(store, "one:1", b"one");
+    fs::remove_dir_all(store.root().join("reserve")).unwrap();
+    let filler = small.fill();
+    let filler = File::options().write(true).open(filler).unwrap();
+    let length = filler.metadata().unwrap().len();
+    filler.set_len(length - (256 << 10)).unwrap();
+    store.run(["check"]);
+    let kept = names(store, "reserve");
+    assert!(
+        kept.iter().all(|name| name.starts_with("lease-")),
+        "{kept:?}"
+    );
+    assert_eq!(kept.len(), 8);
+}
