@@ -59,7 +59,7 @@ impl Check {
             // What was damaged is told first.
             cleaned = store
                 .drop_interrupted()
-                .and_then(|()| store.sweep(SystemTime::now()).map(drop));
+                .and_then(|_| store.sweep(SystemTime::now()).map(drop));
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }

@@ -191,33 +191,38 @@ impl Receiver<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if blob.size > limit {
-            return Err(registry::Error::TooLarge {
-                what: "image configuration".to_owned(),
-                limit,
-            }
-            .into());
-        }
-        let mut bytes = Vec::new();
-        let mut reader = self.source.blob(blob, 0)?.reader.take(limit + 1);
-        reader
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::io(error, "reading the blob"))?;
-        if bytes.len() as u64 != blob.size {
-            return Err(Error::SizeMismatch {
-                expected: blob.size,
-                found: bytes.len() as u64,
-            });
-        }
-        let found = Digest::with(blob.digest.algorithm(), &bytes);
-        if found != blob.digest {
-            return Err(Error::DigestMismatch {
-                expected: blob.digest,
-                found,
-            });
-        }
-        Ok(bytes)
+        fetch_small(self.source, blob, limit)
     }
+}
+
+/// Reads a small blob from a source, and verifies it.
+pub(super) fn fetch_small(source: &dyn Source, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+    if blob.size > limit {
+        return Err(registry::Error::TooLarge {
+            what: "image configuration".to_owned(),
+            limit,
+        }
+        .into());
+    }
+    let mut bytes = Vec::new();
+    let mut reader = source.blob(blob, 0)?.reader.take(limit + 1);
+    reader
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(error, "reading the blob"))?;
+    if bytes.len() as u64 != blob.size {
+        return Err(Error::SizeMismatch {
+            expected: blob.size,
+            found: bytes.len() as u64,
+        });
+    }
+    let found = Digest::with(blob.digest.algorithm(), &bytes);
+    if found != blob.digest {
+        return Err(Error::DigestMismatch {
+            expected: blob.digest,
+            found,
+        });
+    }
+    Ok(bytes)
 }
 
 /// Moves a packed layer, complete and synced, to its place; where that layer is already it is noted

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::tidy::RESUMABLE;
-use super::{Error, LeaseKind, LeaseRecord, Result, Store, StoreLock, files, reserve};
+use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
 use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
@@ -124,7 +124,7 @@ impl Store {
                 files::remove_if_there(&lease.path)?;
             }
         }
-        let live = self.mark(leases.live)?;
+        let live = self.mark(leases.live, &[])?;
         for object in self.objects()? {
             if !live.contains(&object) {
                 swept.bytes += self.discard(&object)?;
@@ -134,10 +134,31 @@ impl Store {
         Ok(swept)
     }
 
-    /// Everything that the images and leases need.
-    fn mark(&self, leases: Vec<LeaseRecord>) -> Result<HashSet<Object>> {
+    /// What would become garbage if these images were unpublished; nothing is removed.
+    ///
+    /// # Errors
+    /// What marking reports.
+    pub fn garbage_without(&self, gone: &[Record]) -> Result<Swept> {
+        let lock = self.lock()?;
+        let before = self.mark(self.read_leases(&lock)?.live, &[])?;
+        let after = self.mark(self.read_leases(&lock)?.live, gone)?;
+        let mut garbage = Swept::default();
+        for object in self.objects()? {
+            if before.contains(&object) && !after.contains(&object) {
+                garbage.bytes += allocated_bytes(&self.object_path(&object))?;
+                garbage.objects.push(object);
+            }
+        }
+        Ok(garbage)
+    }
+
+    /// Everything that the leases need, and the images but for those in `gone`.
+    fn mark(&self, leases: Vec<LeaseRecord>, gone: &[Record]) -> Result<HashSet<Object>> {
         let mut live = HashSet::new();
         for image in self.images()? {
+            if gone.contains(&image) {
+                continue;
+            }
             self.mark_document(&mut live, image.descriptor.digest, true)?;
         }
         for (_, container) in self.containers()? {
@@ -269,14 +290,18 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn discard(&self, object: &Object) -> Result<u64> {
-        let path = match object.kind {
-            ObjectKind::Blob => self.blob_path(&object.digest),
-            ObjectKind::Layer => self.layer_path(&DiffId(object.digest)),
-            ObjectKind::Chain => self.chain_path(&ChainId(object.digest)),
-        };
+        let path = self.object_path(object);
         let size = allocated_bytes(&path)?;
         self.trash(&path)?;
         Ok(size)
+    }
+
+    fn object_path(&self, object: &Object) -> PathBuf {
+        match object.kind {
+            ObjectKind::Blob => self.blob_path(&object.digest),
+            ObjectKind::Layer => self.layer_path(&DiffId(object.digest)),
+            ObjectKind::Chain => self.chain_path(&ChainId(object.digest)),
+        }
     }
 
     pub(super) fn trash(&self, path: &Path) -> Result<()> {
@@ -377,17 +402,24 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
 }
 
 /// Bytes that a file or directory tree occupies.
-fn allocated_bytes(path: &Path) -> Result<u64> {
+pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;
     let mut pending: Vec<PathBuf> = vec![path.to_owned()];
     while let Some(path) = pending.pop() {
-        let metadata =
-            std::fs::symlink_metadata(&path).map_err(|error| Error::io(error, "reading", &path))?;
+        let metadata = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            // What another process works on comes and goes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
         bytes += metadata.blocks() * 512;
         if metadata.is_dir() {
-            let children = names(&path)?;
-            pending.extend(children.into_iter().map(|name| path.join(name)));
+            match names(&path) {
+                Ok(children) => pending.extend(children.into_iter().map(|name| path.join(name))),
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(bytes)

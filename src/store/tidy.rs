@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::garbage::names;
+use super::garbage::{allocated_bytes, names};
 use super::{Error, LeaseKind, Result, Store, StoreLock, files};
 
 /// How long an interrupted pull is kept for whoever wants to go on with it.
@@ -67,15 +67,21 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what interrupted pulls could go on with, whatever its age.
+    /// Removes what interrupted pulls could go on with, whatever its age; returns the bytes that
+    /// this freed.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn drop_interrupted(&self) -> Result<()> {
+    pub fn drop_interrupted(&self) -> Result<u64> {
         let lock = self.lock()?;
+        let ingests = self.root().join("ingest");
+        let before = allocated_bytes(&ingests)?;
         self.sweep_ingests_older(SystemTime::UNIX_EPOCH, Duration::ZERO)?;
+        let after = allocated_bytes(&ingests)?;
         drop(lock);
-        self.empty_trash()
+        self.empty_trash()?;
+        // A pull that goes on meanwhile receives more than is dropped, perhaps.
+        Ok(before.saturating_sub(after))
     }
 
     pub(super) fn sweep_ingests(&self, now: SystemTime) -> Result<()> {

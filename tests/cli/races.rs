@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::made::{Layout, Made};
 use super::support::{Store, odd_image, plyfs_program, succeed, wait_for};
 use super::{import, layout};
 
@@ -135,4 +136,59 @@ fn regression_a_pull_that_ignores_interruptions_goes_on() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("interrupted"), "{said}");
+}
+
+/// Verbs that name, remove and prune images, at once and again and again: whatever is listed in the
+/// end is whole, and nothing else is left.
+#[test]
+fn names_that_come_and_go_leave_a_whole_store() {
+    let store = Store::new();
+    let mut layout = Layout::new(&store, "layout");
+    for tag in ["1", "2", "3"] {
+        let image = Made {
+            layers: &["base", tag],
+            ..Made::default()
+        };
+        layout.add(tag, &image);
+    }
+    let place = |tag: &str| super::layout(&layout.path, tag);
+    let lines: [&[&str]; 6] = [
+        &["pull", "-q", &place("1"), "--name", "app:1"],
+        &["pull", "-q", &place("2"), "--name", "app:1"],
+        &["pull", "-q", &place("3"), "--name", "app:3"],
+        &["tag", "app:1", "app:2", "app:3"],
+        &["rmi", "-f", "app:1"],
+        &["image", "prune", "-f"],
+    ];
+    store.run(lines[0]);
+    std::thread::scope(|scope| {
+        for line in lines {
+            let store = &store;
+            scope.spawn(move || {
+                for _ in 0..12 {
+                    let output = store.command(line).output().unwrap();
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    // What another one removed is not there; nothing else may go wrong.
+                    let gone = said.contains("it is not in the store");
+                    assert!(output.status.success() || gone, "{line:?}: {said}");
+                }
+            });
+        }
+    });
+    store.run(["check"]);
+    for name in store.stdout(["images", "--format", "{{.ID}}"]).lines() {
+        let content = store.stdout(["cat", &format!("{name}:/file")]);
+        assert!(["1", "2", "3"].contains(&content.as_str()), "{content}");
+    }
+    store.run(["image", "prune", "-a", "-f"]);
+    for place in [
+        "blobs/sha256",
+        "layers/sha256",
+        "chains/sha256",
+        "ingest",
+        "trash",
+        "leases",
+    ] {
+        assert!(super::names(&store, place).is_empty(), "{place}");
+    }
 }
