@@ -91,10 +91,8 @@ impl Pull {
             };
             match &store {
                 Some(store) if !self.dry_run => self.pull(store, image).map_err(|error| {
-                    if cause::is_full_disk(error.as_ref())
-                        && let Err(left) = store.empty_trash()
-                    {
-                        log::warn!("{}", cause::chain(&left));
+                    if cause::is_full_disk(error.as_ref()) {
+                        store.clear_trash();
                     }
                     failed(error)
                 }),

@@ -18,13 +18,14 @@ mod pull;
 mod receive;
 mod remote;
 mod remove;
+mod repair;
 mod tag;
 
-pub use check::{Damage, check, discard};
+pub use check::{Damage, check};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};
-pub use import::{ImportRequest, ImportSource, Imported, import};
+pub use import::{ImportRequest, ImportSource, Imported, import, is_import};
 pub use inspect::{
     EntryKind, IndexEntry, LayerDetails, Row, Summary, entries, index_entries, list, summary,
     variants,
@@ -36,6 +37,7 @@ pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_pla
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};
+pub use repair::{Outcome, repair};
 pub use tag::tag;
 
 /// The result of an operation on images.

@@ -170,10 +170,7 @@ impl Receiver<'_> {
         // One sync covers the blob, the index and all contents, and those of other layers that
         // are ready at the same time.
         self.store.sync()?;
-        self.store.commit_layer(&directory, diff_id)?;
-        if !self.store.has_layer_of(diff_id, &source_of(layer))? {
-            self.store.add_layer_source(diff_id, &source_of(layer))?;
-        }
+        commit(self.store, &directory, diff_id, &source_of(layer))?;
         if !has_blob {
             ingest.commit_blob(self.store)?;
         }
@@ -228,7 +225,22 @@ pub(super) fn fetch_small(source: &dyn Source, blob: &Descriptor, limit: u64) ->
     Ok(bytes)
 }
 
-fn source_of(layer: &Descriptor) -> LayerSource {
+/// Moves a packed layer, complete and synced, to its place; where that layer is already it is noted
+/// that this blob holds it too.
+pub(super) fn commit(
+    store: &Store,
+    directory: &std::path::Path,
+    diff_id: &DiffId,
+    source: &LayerSource,
+) -> Result<()> {
+    store.commit_layer(directory, diff_id)?;
+    if !store.has_layer_of(diff_id, source)? {
+        store.add_layer_source(diff_id, source)?;
+    }
+    Ok(())
+}
+
+pub(super) fn source_of(layer: &Descriptor) -> LayerSource {
     LayerSource {
         digest: layer.digest,
         size: layer.size,

@@ -119,7 +119,9 @@ fn serving_found(
             found.manifest_descriptor.digest,
         ],
     };
-    tidy(&store);
+    if let Err(error) = store.tidy_if_free(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
     let lease = take_lease(&store, &record)?;
     // From here on it stays; before, it may have been removed.
     if !is_kept(&store, found).map_err(image::Error::from)? {

@@ -6,13 +6,16 @@
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::tidy::RESUMABLE;
 use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
+use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
 /// Kind of an object of the store.
@@ -65,9 +68,38 @@ impl Store {
         self.sweep_ingests(now)?;
         let swept = self.sweep_locked(&lock, now, Duration::ZERO)?;
         drop(lock);
-        self.empty_trash()?;
+        self.clear_trash();
         self.keep_reserve()?;
         Ok(swept)
+    }
+
+    /// As [`Store::sweep`], but keeps the layers that interrupted pulls had finished.
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub(super) fn sweep_but_interrupted(&self, now: SystemTime) -> Result<()> {
+        let lock = self.lock()?;
+        self.sweep_locked(&lock, now, RESUMABLE)?;
+        drop(lock);
+        self.clear_trash();
+        self.keep_reserve()
+    }
+
+    /// All that the owners of live leases need.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn leased(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
+        let mut live = HashSet::new();
+        for lease in self.leases_under(lock)? {
+            match self.mark_lease(&mut live, lease) {
+                Ok(()) => {}
+                Err(error @ Error::Io { .. }) => return Err(error),
+                // What it needs cannot be told: it may be anything.
+                Err(_) => live.extend(self.objects()?),
+            }
+        }
+        Ok(live)
     }
 
     /// Removes what nothing refers to, but for what pulls that were interrupted less than
@@ -138,14 +170,19 @@ impl Store {
             self.mark_document(&mut live, snapshot.manifest_digest, true)?;
         }
         for lease in leases {
-            for digest in lease.digests {
-                for kind in [ObjectKind::Layer, ObjectKind::Chain] {
-                    live.insert(Object { kind, digest });
-                }
-                self.mark_document(&mut live, digest, false)?;
-            }
+            self.mark_lease(&mut live, lease)?;
         }
         Ok(live)
+    }
+
+    fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
+        for digest in lease.digests {
+            for kind in [ObjectKind::Layer, ObjectKind::Chain] {
+                live.insert(Object { kind, digest });
+            }
+            self.mark_document(live, digest, false)?;
+        }
+        Ok(())
     }
 
     /// Marks a blob and, if it is a manifest or index, all that it refers to.
@@ -269,7 +306,7 @@ impl Store {
 
     pub(super) fn trash(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let trash = self.root().join("trash");
+        let trash = self.trash_path();
         // A name that no other process uses now; a killed one may have left it.
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let target = loop {
@@ -281,9 +318,7 @@ impl Store {
         };
         match std::fs::rename(path, &target) {
             // No space for another entry in the trash.
-            Err(error) if reserve::is_full(&error) && path.is_dir() => {
-                files::remove_tree_if_there(path)
-            }
+            Err(error) if reserve::is_full(&error) && path.is_dir() => files::remove_in_place(path),
             Err(error) if reserve::is_full(&error) => files::remove_if_there(path),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(error, "removing", path))
@@ -293,24 +328,64 @@ impl Store {
     }
 
     /// Deletes what earlier removals moved into the trash. One process does so at a time; others
-    /// wait, and find nothing left of what they moved there.
+    /// wait, and find nothing left of what they moved there. What cannot be deleted stays, and is
+    /// no hindrance to the rest.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], for the first that cannot be deleted.
     pub fn empty_trash(&self) -> Result<()> {
-        let trash = self.root().join("trash");
-        let lock = File::open(&trash).map_err(|error| Error::io(error, "opening", &trash))?;
-        lock.lock()
-            .map_err(|error| Error::io(error, "locking", &trash))?;
+        let trash = self.open_trash()?;
+        trash
+            .lock()
+            .map_err(|error| Error::io(error, "locking", &self.trash_path()))?;
+        self.delete_trash()
+    }
+
+    /// As [`Store::empty_trash`], where nothing depends on it: what cannot be deleted is told once,
+    /// and left to who comes next.
+    pub fn clear_trash(&self) {
+        static TOLD: Once = Once::new();
+        if let Err(error) = self.empty_trash() {
+            TOLD.call_once(|| {
+                let why = cause::chain(&error);
+                log::warn!("some of what was removed takes up space still: {why}");
+            });
+        }
+    }
+
+    /// As [`Store::empty_trash`], unless another process is at it.
+    pub(super) fn empty_trash_if_free(&self) -> Result<()> {
+        let trash = self.open_trash()?;
+        match trash.try_lock() {
+            Ok(()) => self.delete_trash(),
+            Err(TryLockError::WouldBlock) => Ok(()),
+            Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &self.trash_path())),
+        }
+    }
+
+    fn open_trash(&self) -> Result<File> {
+        let path = self.trash_path();
+        File::open(&path).map_err(|error| Error::io(error, "opening", &path))
+    }
+
+    /// Deletes what is in the trash, which is locked.
+    fn delete_trash(&self) -> Result<()> {
+        let trash = self.trash_path();
+        let mut result = Ok(());
         for name in names(&trash)? {
             let path = trash.join(name);
-            if path.is_dir() {
-                files::remove_tree_if_there(&path)?;
+            let deleted = if path.is_dir() {
+                files::remove_tree_if_there(&path)
             } else {
-                files::remove_if_there(&path)?;
-            }
+                files::remove_if_there(&path)
+            };
+            result = result.and(deleted);
         }
-        Ok(())
+        result
+    }
+
+    fn trash_path(&self) -> PathBuf {
+        self.root().join("trash")
     }
 }
 
@@ -348,4 +423,30 @@ pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store whose trash has an entry that nobody can delete: a directory that is mounted on would
+    /// be one; a name in a directory without write permission is one for all but root.
+    #[test]
+    fn regression_what_cannot_be_deleted_is_no_hindrance() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let trash = directory.path().join("trash");
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir_all(trash.join(name).join("in")).unwrap();
+        }
+        let stuck = files::stuck_in_tests(&trash.join("b"));
+        assert!(store.empty_trash().is_err());
+        assert_eq!(names(&trash).unwrap(), ["b"]);
+        store.clear_trash();
+        let digest = Digest::of(b"blob");
+        let ingest = store.ingest(&digest, || ()).unwrap();
+        ingest.finish(&store).unwrap();
+        assert!(store.sweep(SystemTime::now()).is_ok());
+        drop(stuck);
+    }
 }

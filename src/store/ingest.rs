@@ -152,11 +152,12 @@ impl Ingest {
     /// Ends the ingest: what is still in it is removed.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`] when it cannot leave its place.
     pub fn finish(self, store: &Store) -> Result<()> {
         // Out of the way in one step, while the lock is held: who comes now begins anew.
         store.trash(&self.directory)?;
         drop(self.lock);
-        store.empty_trash()
+        store.clear_trash();
+        Ok(())
     }
 }

@@ -58,7 +58,10 @@ fn the_table_is_that_of_docker() {
         assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{table}");
         assert!(line.contains(" ago "), "{table}");
     }
-    assert!(lines[5].starts_with("app ") && lines[5].contains(" <none> "), "{table}");
+    assert!(
+        lines[5].starts_with("app ") && lines[5].contains(" <none> "),
+        "{table}"
+    );
     let digests = store.stdout(["images", "--digests", "--no-trunc"]);
     assert!(
         digests.contains("DIGEST") && digests.matches("sha256:").count() == 10,
