@@ -119,6 +119,9 @@ pub struct MountOptions {
     pub snapshot: Option<u64>,
     /// `platform=os/arch[/variant]`: which platform's image, where the store has several.
     pub platform: Option<OsString>,
+    /// `as_lower`: the mount will be a lower layer of the kernel's overlay, so that nothing in it shows
+    /// which that would take for a mark of its own.
+    pub as_lower: bool,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -250,6 +253,7 @@ impl MountOptions {
             "default_permissions" => (&mut self.default_permissions, true),
             "noacl" => (&mut self.noacl, true),
             "userxattr" => (&mut self.userxattr, true),
+            "as_lower" => (&mut self.as_lower, true),
             "strict" => (&mut self.strict, true),
             _ => return false,
         };

@@ -25,8 +25,9 @@ pub struct Check {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Remove what is damaged, so that the next pull of its image fetches just that again, and what
-    /// no image needs; make a damaged list of images again
+    /// Make what is damaged again from what is stored, or remove it, so that the next pull of its
+    /// image fetches just that; leave what a mount uses. Remove what no image needs; make a damaged
+    /// list of images again
     #[arg(long)]
     repair: bool,
 }
@@ -44,43 +45,62 @@ impl Check {
         let count = Cell::new(0_u64);
         let damages = image::check(&store, &|_| count.set(count.get() + 1))
             .map_err(|error| Failure::new("cannot check the store", error))?;
+        let mut outcomes = Vec::new();
+        let mut cleaned = Ok(());
+        // Which images were imported is not known any more when their documents are gone.
+        let imported: BTreeSet<String> = needing(damages.iter())
+            .into_iter()
+            .filter(|image| image::is_import(&store, image) == Some(true))
+            .map(str::to_owned)
+            .collect();
         if self.repair {
-            image::discard(&store, &damages)
-                .map_err(|error| Failure::new("cannot remove what is damaged", error))?;
-            store
+            outcomes = image::repair(&store, &damages)
+                .map_err(|error| Failure::new("cannot put right what is damaged", error))?;
+            // What was damaged is told first.
+            cleaned = store
                 .drop_interrupted()
-                .and_then(|()| store.sweep(SystemTime::now()).map(drop))
-                .map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
+                .and_then(|_| store.sweep(SystemTime::now()).map(drop));
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
         if self.json {
             let damaged: Vec<_> = damages
                 .iter()
-                .map(|damage| {
+                .enumerate()
+                .map(|(at, damage)| {
                     json!({
                         "kind": kind(damage.object.kind),
                         "digest": damage.object.digest,
                         "problem": damage.what,
                         "images": damage.images,
+                        "repair": outcomes.get(at).map(outcome),
                     })
                 })
                 .collect();
             output::json(&json!({ "checked": count.get(), "damaged": damaged }))?;
         } else {
-            for damage in &damages {
+            for (at, damage) in damages.iter().enumerate() {
                 let needed = if damage.images.is_empty() {
                     "no image needs it".to_owned()
                 } else {
                     format!("needed by {}", damage.images.join(", "))
                 };
                 let (kind, digest) = (kind(damage.object.kind), damage.object.digest);
-                output::line(&format!("{kind} {digest}: {} ({needed})", damage.what))?;
+                let done = outcomes.get(at).map(outcome);
+                let done = done.map_or_else(String::new, |done| format!("; {done}"));
+                output::line(&format!(
+                    "{kind} {digest}: {} ({needed}){done}",
+                    damage.what
+                ))?;
             }
-            if self.repair {
-                for image in needing(&damages) {
-                    output::line(&format!("pull it again: {image}"))?;
-                }
+            let lost = damages.iter().zip(&outcomes);
+            let lost = lost.filter(|(_, outcome)| **outcome == image::Outcome::Removed);
+            for image in needing(lost.map(|(damage, _)| damage)) {
+                let verb = match imported.contains(image) {
+                    true => "import",
+                    false => "pull",
+                };
+                output::line(&format!("{verb} it again: {image}"))?;
             }
             output::line(&format!(
                 "{} objects checked, {} damaged",
@@ -88,6 +108,7 @@ impl Check {
                 damages.len()
             ))?;
         }
+        cleaned.map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
         Ok(if damages.is_empty() {
             ExitCode::SUCCESS
         } else {
@@ -110,10 +131,18 @@ fn tell(rebuilt: &Rebuilt) {
     }
 }
 
-/// The images that lack something now.
-fn needing(damages: &[image::Damage]) -> BTreeSet<&str> {
+/// What was done about something damaged.
+fn outcome(outcome: &image::Outcome) -> &'static str {
+    match outcome {
+        image::Outcome::Rebuilt => "made again",
+        image::Outcome::Removed => "removed",
+        image::Outcome::InUse => "left, since it is in use",
+    }
+}
+
+/// The images that need something damaged.
+fn needing<'a>(damages: impl Iterator<Item = &'a image::Damage>) -> BTreeSet<&'a str> {
     damages
-        .iter()
         .flat_map(|damage| &damage.images)
         .map(String::as_str)
         .collect()

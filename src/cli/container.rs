@@ -1,12 +1,14 @@
 //! `plyfs container`: what is in containers, and their end. `plyfs mount --name` makes them.
 
 use std::io::Write;
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
+use crate::cause;
 use crate::image;
 use crate::overlay::{self, Change};
 use crate::store::{self, Store};
@@ -92,7 +94,7 @@ impl ContainerLs {
         let failed = |error| Failure::new("cannot list the containers", error);
         let mut rows = Vec::new();
         for (name, record) in store.containers().map_err(failed)? {
-            let in_use = matches!(store.container(&name), Err(store::Error::ContainerInUse(_)));
+            let in_use = store.is_container_in_use(&name).map_err(failed)?;
             rows.push(Row {
                 name,
                 image: record.image,
@@ -103,7 +105,7 @@ impl ContainerLs {
         if self.json {
             return output::json(&rows);
         }
-        let now = std::time::SystemTime::now();
+        let now = SystemTime::now();
         let cells: Vec<Vec<String>> = rows
             .into_iter()
             .map(|row| {
@@ -118,25 +120,35 @@ impl ContainerLs {
 
 impl ContainerRm {
     fn run(self, store: &Store) -> Result<()> {
-        for name in &self.names {
-            let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
-            let container = store.container(name).map_err(|error| {
-                let in_use = matches!(error, store::Error::ContainerInUse(_));
-                let failure = failed(error);
-                if in_use {
-                    failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
-                } else {
-                    failure
-                }
-            })?;
-            let Some(container) = container else {
-                return Err(missing("remove", name));
-            };
-            store.remove_container(container).map_err(failed)?;
-            output::line(&format!("Deleted: {name}"))?;
+        let mut removed = false;
+        let result = self.names.iter().try_for_each(|name| {
+            remove(store, name)?;
+            removed = true;
+            output::line(&format!("Deleted: {name}"))
+        });
+        if removed && let Err(error) = store.sweep(SystemTime::now()) {
+            let why = cause::chain(&error);
+            log::warn!("nothing could be collected: {why} (plyfs check tells more)");
         }
-        Ok(())
+        result
     }
+}
+
+fn remove(store: &Store, name: &str) -> Result<()> {
+    let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
+    let container = store.container(name).map_err(|error| {
+        let in_use = matches!(error, store::Error::ContainerInUse(_));
+        let failure = failed(error);
+        if in_use {
+            failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
+        } else {
+            failure
+        }
+    })?;
+    let Some(container) = container else {
+        return Err(missing("remove", name));
+    };
+    store.remove_container(container).map_err(failed)
 }
 
 impl ContainerDiff {

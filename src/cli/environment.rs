@@ -1,14 +1,14 @@
 //! What the environment says: where the store is, who we are, where credentials lie.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::failure::Failure;
 use super::{Global, Result};
 use crate::cause;
-use crate::registry::{AuthFiles, Proxies, Settings};
-use crate::store::Store;
+use crate::registry::{AuthFiles, MirrorFiles, Proxies, Settings};
+use crate::store::{self, Store};
 
 /// The directory of the store.
 pub fn store_root(global: &Global) -> Result<PathBuf> {
@@ -32,7 +32,7 @@ pub fn store_root(global: &Global) -> Result<PathBuf> {
 }
 
 /// Whether the store is where nobody said that it should be.
-pub fn is_default_root(global: &Global) -> bool {
+fn is_default_root(global: &Global) -> bool {
     global.root.is_none() && env::var_os("PLYFS_ROOT").is_none_or(|root| root.is_empty())
 }
 
@@ -40,6 +40,22 @@ pub fn is_default_root(global: &Global) -> bool {
 pub fn open_store(global: &Global) -> Result<Store> {
     let root = store_root(global)?;
     Store::open(&root).map_err(|error| Failure::new("cannot open the store", error))
+}
+
+/// The store, if there is one: none is what a first look finds.
+pub fn existing_store(global: &Global) -> Result<Option<Store>> {
+    let root = store_root(global)?;
+    let expected = || {
+        let parent = root
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        is_default_root(global) || parent.is_none_or(Path::is_dir)
+    };
+    match Store::open(&root) {
+        Ok(store) => Ok(Some(store)),
+        Err(store::Error::NoStore(_)) if expected() => Ok(None),
+        Err(error) => Err(Failure::new("cannot open the store", error)),
+    }
 }
 
 /// The store, made if there is none.
@@ -80,6 +96,7 @@ pub fn registry_settings(insecure: bool) -> Settings {
             paths: auth_files(),
             helper_path: None,
         },
+        mirrors: mirror_files(),
         proxy: Proxies {
             http: proxy("http_proxy"),
             https: proxy("https_proxy"),
@@ -110,6 +127,27 @@ fn auth_files() -> Vec<PathBuf> {
         )
         .chain(docker.map(|dir| dir.join("config.json")))
         .collect()
+}
+
+/// Files about mirrors: one's own before the machine's, as podman, nerdctl and containerd have them.
+fn mirror_files() -> MirrorFiles {
+    let named = env::var_os("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
+    let config = directory("XDG_CONFIG_HOME", ".config");
+    let own = |path: &str| config.as_ref().map(|config| config.join(path));
+    let registries_conf = match named {
+        Some(named) => vec![named],
+        None => own("containers/registries.conf")
+            .into_iter()
+            .chain([PathBuf::from("/etc/containers/registries.conf")])
+            .collect(),
+    };
+    let hosts = own("containerd/certs.d").into_iter();
+    MirrorFiles {
+        registries_conf,
+        hosts: hosts
+            .chain([PathBuf::from("/etc/containerd/certs.d")])
+            .collect(),
+    }
 }
 
 /// Where a program is found.

@@ -102,6 +102,7 @@ impl Failure {
             "ls" => "list",
             "cat" => "print",
             "image inspect" => "inspect",
+            "image history" => "tell the history of",
             verb => verb,
         };
         let hint = match &cause {

@@ -1,28 +1,40 @@
 //! `plyfs image ls`
 
-use std::path::Path;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
-use crate::image::{self, Row};
+use super::filter::{self, Filter};
+use super::listing::Listing;
+use super::{Global, Result, complete, environment, image_tree, moment, output};
+use crate::image::{self, Group, Row};
 use crate::oci::Reference;
-use crate::store::{self, Store};
 
 /// List the images of the store
+///
+/// Names may be patterns: 'debian', 'debian:12*', 'ghcr.io/*/app'. The fields for --format are
+/// .Repository .Tag .Digest .ID .CreatedSince .CreatedAt .Size .UniqueSize .SharedSize
+/// .CompressedSize .Containers .Platform.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   plyfs image ls
   plyfs image ls --digests debian
+  plyfs image ls --filter dangling=true -q
+  plyfs image ls --filter since=debian:12 --filter label=maintainer
+  plyfs image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  plyfs image ls --sort size --sizes
+  plyfs image ls --tree
   plyfs image ls --format json | jq -r .ID")]
 pub struct ImageLs {
     /// Only images of this repository, or with this name
-    #[arg(value_name = "REPOSITORY[:TAG]")]
-    name: Option<String>,
+    #[arg(value_name = "REPOSITORY[:TAG]", add = complete::images())]
+    names: Vec<String>,
+    /// All images, as without it: there are no hidden ones
+    #[arg(short, long)]
+    all: bool,
     /// Only the IDs
     #[arg(short, long)]
     quiet: bool,
@@ -32,178 +44,209 @@ pub struct ImageLs {
     /// IDs in full
     #[arg(long)]
     no_trunc: bool,
-    /// A table, or a JSON object for each image
-    #[arg(long, default_value = "table")]
-    format: Format,
+    /// Only images for which this holds: dangling=true, label=KEY[=VALUE], label!=KEY[=VALUE],
+    /// before=IMAGE, since=IMAGE, until=TIME, reference=PATTERN
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    /// table, json (an object for each image), or a Go template, 'table TEMPLATE' with headings
+    #[arg(long)]
+    format: Option<String>,
+    /// As JSON: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Sort by this: names from the first letter on, times and sizes from the newest and largest
+    #[arg(
+        long,
+        value_name = "KEY",
+        default_value = "created",
+        hide_default_value = true
+    )]
+    sort: Key,
+    /// The other way round
+    #[arg(long)]
+    reverse: bool,
+    /// Also what only this image takes, what it shares with others, and what is fetched for it
+    #[arg(long)]
+    sizes: bool,
+    /// Platforms, attestations and layers of each image
+    #[arg(long, conflicts_with_all = ["quiet", "format", "json"])]
+    tree: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Table,
-    Json,
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Key {
+    Created,
+    Repository,
+    Tag,
+    Id,
+    Size,
+    Unique,
+    Shared,
 }
 
-/// The names of the fields are Docker's.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Line {
-    repository: String,
-    tag: String,
-    digest: String,
-    #[serde(rename = "ID")]
-    id: String,
-    created_since: String,
-    created_at: String,
-    size: String,
-    platform: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    damaged: Option<String>,
-}
+const FIELDS: &[(&str, &str)] = &[
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("VirtualSize", "SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("CompressedSize", "COMPRESSED SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("Platform", "PLATFORM"),
+];
 
 const NONE: &str = "<none>";
 
 impl ImageLs {
     pub fn run(self, global: &Global) -> Result<()> {
-        // An ordinary first look: no store holds no image.
-        let root = environment::store_root(global)?;
-        let expected = || {
-            let parent = root
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            environment::is_default_root(global) || parent.is_none_or(Path::is_dir)
+        let store = environment::existing_store(global)?;
+        let mut filter = Filter::parse(&self.filters, filter::OF_LIST, store.as_ref())?;
+        for name in &self.names {
+            filter.add_reference(name)?;
+        }
+        let failed = |error| Failure::new("cannot list the images", error);
+        let groups = match &store {
+            // Mounts are not listed, and so nobody is waited for.
+            Some(store) => image::groups(store, &[]).map_err(failed)?,
+            None => Vec::new(),
         };
-        let rows = match Store::open(&root) {
-            Err(store::Error::NoStore(_)) if expected() => Vec::new(),
-            Err(error) => return Err(Failure::new("cannot list the images", error)),
-            Ok(store) => image::list(&store)
-                .map_err(|error| Failure::new("cannot list the images", error))?,
-        };
-        let wanted = self.name.as_deref().map(Wanted::parse).transpose()?;
-        let rows = rows
-            .iter()
-            .filter(|row| wanted.as_ref().is_none_or(|w| w.matches(row)));
-        let lines: Vec<Line> = rows.map(|row| self.describe(row)).collect();
-        for line in &lines {
-            if let Some(damage) = &line.damaged {
-                log::warn!(
-                    "image {}:{} is damaged: {damage}",
-                    line.repository,
-                    line.tag
-                );
+        let mut rows: Vec<(&Group, &Row)> = Vec::new();
+        for group in &groups {
+            let dangling = group.is_dangling();
+            let taken = group.rows.iter().filter(|row| filter.takes(row, dangling));
+            rows.extend(taken.map(|row| (group, row)));
+        }
+        self.sort(&mut rows);
+        for (_, row) in &rows {
+            if let Err(damage) = row.summary() {
+                log::warn!("image {} is damaged: {damage}", title(row));
             }
         }
-        if self.quiet {
-            return lines.iter().try_for_each(|line| output::line(&line.id));
+        if self.tree {
+            return match &store {
+                Some(store) => image_tree::print(store, &rows, self.no_trunc),
+                None => Ok(()),
+            };
         }
-        match self.format {
-            Format::Json => lines.iter().try_for_each(output::json_line),
-            Format::Table => self.table(lines),
-        }
-    }
-
-    fn table(&self, lines: Vec<Line>) -> Result<()> {
-        let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-        if self.digests {
-            header.insert(2, "DIGEST");
-        }
-        let cells: Vec<Vec<String>> = lines
-            .into_iter()
-            .map(|line| {
-                let mut row = vec![
-                    line.repository,
-                    line.tag,
-                    line.id,
-                    line.created_since,
-                    line.size,
-                ];
-                if self.digests {
-                    row.insert(2, line.digest);
-                }
-                row
-            })
-            .collect();
-        output::table(&header, &cells)
-    }
-
-    fn describe(&self, row: &Row) -> Line {
-        let record = &row.record;
-        let repository = match (&record.reference, &record.repository) {
-            (Some(reference), _) => reference.familiar_name(),
-            (None, Some(repository)) => repository.parse::<Reference>().map_or_else(
-                |_| repository.clone(),
-                |reference| reference.familiar_name(),
-            ),
-            (None, None) => NONE.to_owned(),
-        };
-        let tag = record
-            .reference
-            .as_ref()
-            .and_then(Reference::tag)
-            .unwrap_or(NONE)
-            .to_owned();
-        let digest = record.descriptor.digest.to_string();
-        let (id, created, size, platform, damaged) = match &row.summary {
-            Ok(summary) => (
-                summary.id,
-                summary.config.created.clone(),
-                output::size(summary.size),
-                summary.platform.to_string(),
-                None,
-            ),
-            Err(error) => {
-                let id = record.descriptor.digest;
-                (
-                    id,
-                    None,
-                    "?".to_owned(),
-                    "?".to_owned(),
-                    Some(error.clone()),
-                )
-            }
-        };
         let now = SystemTime::now();
-        Line {
-            repository,
-            tag,
-            digest,
-            id: if self.no_trunc {
-                id.to_string()
-            } else {
-                id.short()
-            },
-            created_since: created
-                .as_deref()
-                .map_or_else(|| "N/A".to_owned(), |t| output::ago(t, now)),
-            created_at: created.unwrap_or_else(|| "N/A".to_owned()),
-            size,
-            platform,
-            damaged,
+        let values: Vec<Value> = rows
+            .iter()
+            .map(|(group, row)| self.describe(group, row, now))
+            .collect();
+        let format = if self.json {
+            Some("json")
+        } else {
+            self.format.as_deref()
+        };
+        self.listing().print(format, &values)
+    }
+
+    fn listing(&self) -> Listing<'static> {
+        if self.quiet {
+            return Listing::bare(FIELDS, "{{.ID}}");
         }
+        let mut table = "{{.Repository}}\t{{.Tag}}\t".to_owned();
+        if self.digests {
+            table.push_str("{{.Digest}}\t");
+        }
+        table.push_str("{{.ID}}\t{{.CreatedSince}}\t{{.Size}}");
+        if self.sizes {
+            table.push_str("\t{{.UniqueSize}}\t{{.SharedSize}}\t{{.CompressedSize}}");
+        }
+        Listing::new(FIELDS, table)
+    }
+
+    fn sort(&self, rows: &mut [(&Group, &Row)]) {
+        let created = |row: &Row| {
+            let summary = row.summary().ok();
+            summary.and_then(|summary| moment::of_image(summary.config.created.as_deref()))
+        };
+        let text = |row: &Row| (repository(row), tag(row));
+        // Newest first within what is equal otherwise.
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse(created(row)));
+        match self.sort {
+            Key::Created => {}
+            Key::Repository => rows.sort_by_key(|(_, row)| text(row)),
+            Key::Tag => rows.sort_by_key(|(_, row)| tag(row)),
+            Key::Id => rows.sort_by_key(|(group, _)| group.id()),
+            Key::Size => rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.size)),
+            Key::Unique => {
+                rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.size - row.shared_size));
+            }
+            Key::Shared => rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.shared_size)),
+        }
+        if self.reverse {
+            rows.reverse();
+        }
+    }
+
+    fn describe(&self, group: &Group, row: &Row, now: SystemTime) -> Value {
+        let id = group.id();
+        let summary = row.summary();
+        let known = summary.is_ok();
+        let size = |bytes: u64| match known {
+            true => output::size(bytes),
+            false => "?".to_owned(),
+        };
+        let created = summary
+            .ok()
+            .and_then(|summary| summary.config.created.as_deref());
+        let platforms: Vec<String> = row
+            .variants
+            .iter()
+            .flatten()
+            .map(|variant| variant.platform.to_string())
+            .collect();
+        let containers = group.users.iter();
+        let containers = containers.filter(|user| matches!(user, image::User::Container(_)));
+        let mut value = json!({
+            "Repository": repository(row),
+            "Tag": tag(row),
+            "Digest": row.record.descriptor.digest,
+            "ID": if self.no_trunc { id.to_string() } else { id.short() },
+            "CreatedSince": created.map_or_else(|| "N/A".to_owned(), |t| output::ago(t, now)),
+            "CreatedAt": created.map_or_else(|| "N/A".to_owned(), output::created_at),
+            "Size": size(row.size),
+            "VirtualSize": size(row.size),
+            "UniqueSize": size(row.size - row.shared_size),
+            "SharedSize": size(row.shared_size),
+            "CompressedSize": size(row.compressed_size),
+            "Containers": containers.count().to_string(),
+            "Platform": if known { platforms.join(", ") } else { "?".to_owned() },
+        });
+        if let (Err(damage), Some(fields)) = (summary, value.as_object_mut()) {
+            fields.insert("Damaged".to_owned(), Value::from(damage));
+        }
+        value
     }
 }
 
-/// Which images the argument means: all of a repository, or the one with a tag.
-struct Wanted {
-    reference: Reference,
-    with_tag: bool,
+/// The repository of an image, or `<none>`.
+fn repository(row: &Row) -> String {
+    let record = &row.record;
+    match (&record.reference, &record.repository) {
+        (Some(reference), _) => reference.familiar_name(),
+        (None, Some(repository)) => repository.parse::<Reference>().map_or_else(
+            |_| repository.clone(),
+            |reference| reference.familiar_name(),
+        ),
+        (None, None) => NONE.to_owned(),
+    }
 }
 
-impl Wanted {
-    fn parse(text: &str) -> Result<Wanted> {
-        let reference: Reference = text
-            .parse()
-            .map_err(|error: crate::oci::ParseError| Failure::usage(error))?;
-        let last = text.rsplit('/').next().unwrap_or(text);
-        Ok(Wanted {
-            reference,
-            with_tag: last.contains([':', '@']),
-        })
-    }
+/// The tag of an image, or `<none>`.
+fn tag(row: &Row) -> String {
+    let reference = row.record.reference.as_ref();
+    let tag = reference.and_then(Reference::tag);
+    tag.unwrap_or(NONE).to_owned()
+}
 
-    fn matches(&self, row: &Row) -> bool {
-        if self.with_tag {
-            return row.record.reference.as_ref() == Some(&self.reference);
-        }
-        row.record.repository.as_deref() == Some(self.reference.name().as_str())
-    }
+/// `REPOSITORY:TAG`.
+pub fn title(row: &Row) -> String {
+    format!("{}:{}", repository(row), tag(row))
 }

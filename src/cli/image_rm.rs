@@ -5,45 +5,50 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::failure::{Failure, each};
-use super::{Global, Result, environment, output};
+use super::glob::Pattern;
+use super::{Global, Result, complete, environment, output};
 use crate::cause;
-use crate::image::{self, RemoveRequest};
-use crate::store::ObjectKind;
+use crate::image::{self, Removal, RemoveRequest};
+use crate::store::{ObjectKind, Record, Store, Swept};
 
 /// Remove images, or names of images
 ///
-/// Layers go when no image uses them any more.
+/// An image goes with its last name, its layers when no image uses them any more. An image that a
+/// container or a mount uses stays.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   plyfs image rm alpine:3.19
-  plyfs image rm 1d34ffeaf190")]
+  plyfs image rm 1d34ffeaf190
+  plyfs image rm --dry-run 'ghcr.io/own/*:*'")]
 pub struct ImageRm {
-    /// Names, digests or IDs
-    #[arg(required = true, value_name = "IMAGE")]
+    /// Names, digests, IDs or the beginnings of IDs; a pattern (with * or ?) takes every name that
+    /// is like it
+    #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<String>,
-    /// Remove all names of an ID, and images that are mounted (what a mount needs stays until it
-    /// ends)
+    /// Remove all names of an ID, and images that are in use (what a mount or container needs stays
+    /// until it ends)
     #[arg(short, long)]
     force: bool,
+    /// Only tell what would be removed, and the bytes that this would free
+    #[arg(long)]
+    dry_run: bool,
+    /// For scripts written for docker: there are no untagged parents that could be kept
+    #[arg(long, hide = true)]
+    no_prune: bool,
 }
 
 impl ImageRm {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
-        each(&self.images, |name| {
-            let request = RemoveRequest {
-                name,
-                force: self.force,
-            };
-            let removed = image::remove(&store, &request, SystemTime::now())
+        let images = self.expand(&store)?;
+        if self.dry_run {
+            return self.tell(&store, &images);
+        }
+        each(&images, |name| {
+            let removed = image::remove(&store, &self.request(name), SystemTime::now())
                 .map_err(|error| failure(name, error))?;
-            for reference in &removed.untagged {
-                output::line(&format!("Untagged: {}", reference.familiar()))?;
-            }
-            if let Some(id) = removed.deleted {
-                output::line(&format!("Deleted: {id}"))?;
-            }
+            print(&removed.removal)?;
             let swept = match removed.swept {
                 Ok(swept) => swept,
                 Err(error) => {
@@ -52,12 +57,81 @@ impl ImageRm {
                     return Ok(());
                 }
             };
-            for object in swept.objects.iter().filter(|o| o.kind == ObjectKind::Layer) {
-                output::line(&format!("Deleted: {}", object.digest))?;
-            }
-            Ok(())
+            layers(&swept)
         })
     }
+
+    fn request<'a>(&self, name: &'a str) -> RemoveRequest<'a> {
+        RemoveRequest {
+            name,
+            force: self.force,
+        }
+    }
+
+    /// Tells what removing all of these would do.
+    fn tell(&self, store: &Store, images: &[String]) -> Result<()> {
+        let mut gone: Vec<Record> = Vec::new();
+        let told = each(images, |name| {
+            let removal = image::plan_removal(store, &self.request(name), &gone)
+                .map_err(|error| failure(name, error))?;
+            print(&removal)?;
+            gone.extend(removal.gone);
+            Ok(())
+        });
+        let garbage = store
+            .garbage_without(&gone)
+            .map_err(|error| Failure::new("cannot tell what would be freed", error))?;
+        layers(&garbage)?;
+        let bytes = output::size(garbage.bytes);
+        output::line(&format!("Would free: {bytes} (nothing was removed)"))?;
+        told
+    }
+
+    /// The names that are meant, with patterns replaced by what is like them.
+    fn expand(&self, store: &Store) -> Result<Vec<String>> {
+        let mut images = Vec::new();
+        for image in &self.images {
+            if !Pattern::is_pattern(image) {
+                images.push(image.clone());
+                continue;
+            }
+            let pattern = Pattern::parse(image)
+                .ok_or_else(|| Failure::usage(format!("{image:?} is not a pattern of names")))?;
+            let failed = |error| Failure::new(format!("cannot remove {image}"), error);
+            let records = store.images().map_err(failed)?;
+            let names = records.into_iter().filter_map(|record| record.reference);
+            let like: Vec<String> = names
+                .filter(|name| {
+                    pattern.matches(&name.familiar()) || pattern.matches(&name.to_string())
+                })
+                .map(|name| name.familiar())
+                .collect();
+            if like.is_empty() {
+                return Err(
+                    Failure::plain(format!("cannot remove {image}: no name is like it"))
+                        .or_hint("plyfs image ls lists what is there"),
+                );
+            }
+            images.extend(like);
+        }
+        Ok(images)
+    }
+}
+
+fn print(removal: &Removal) -> Result<()> {
+    for reference in removal.untagged.iter().chain(&removal.digests) {
+        output::line(&format!("Untagged: {}", reference.familiar()))?;
+    }
+    if let Some(id) = removal.deleted {
+        output::line(&format!("Deleted: {id}"))?;
+    }
+    Ok(())
+}
+
+fn layers(swept: &Swept) -> Result<()> {
+    let layers = swept.objects.iter();
+    let mut layers = layers.filter(|object| object.kind == ObjectKind::Layer);
+    layers.try_for_each(|layer| output::line(&format!("Deleted: {}", layer.digest)))
 }
 
 fn failure(name: &str, error: image::Error) -> Failure {

@@ -7,7 +7,8 @@ use crate::sys::process::{self, Signals};
 /// From now on SIGINT tells how to go on before it ends the process, as it would have anyway: what
 /// was received is safe at every moment.
 pub fn explain(quiet: bool) {
-    if quiet {
+    // Where it is ignored, as in the background of a shell, it ends nothing, and would still arrive.
+    if quiet || is_ignored() {
         return;
     }
     let taken = Signals::take(&[Signal::SIGINT]).and_then(|taken| Ok((taken, process::event()?)));
@@ -33,4 +34,18 @@ pub fn explain(quiet: bool) {
     if let Err(error) = thread.spawn(wait) {
         log::debug!("an interruption is not explained: {error}");
     }
+}
+
+/// Whether SIGINT was ignored when the program was started.
+fn is_ignored() -> bool {
+    let status = match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) => status,
+        Err(error) => {
+            log::debug!("it is not known whether interruptions are ignored: {error}");
+            return false;
+        }
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (Signal::SIGINT as u32 - 1)) != 0)
 }

@@ -6,28 +6,40 @@
 mod bundle;
 mod cat;
 mod check;
+mod complete;
 mod container;
 mod container_image;
 mod container_spec;
 mod environment;
 mod failure;
+mod filter;
+mod glob;
+mod image_history;
 mod image_inspect;
 mod image_ls;
+mod image_prune;
 mod image_rm;
+mod image_tag;
+mod image_tree;
 mod import;
 mod interrupt;
+mod listing;
 mod ls;
+mod moment;
 mod mount;
 mod mounts;
 mod output;
 mod path;
+mod platforms;
 mod progress;
 mod pull;
+mod pull_plan;
 mod rootless;
 mod run;
 mod runtime;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
+mod template;
 mod umount;
 
 use std::ffi::OsString;
@@ -91,6 +103,12 @@ enum Verb {
     Images(image_ls::ImageLs),
     #[command(hide = true)]
     Rmi(image_rm::ImageRm),
+    #[command(hide = true)]
+    Tag(image_tag::ImageTag),
+    #[command(hide = true)]
+    History(image_history::ImageHistory),
+    #[command(hide = true)]
+    Inspect(image_inspect::ImageInspect),
 }
 
 #[derive(Subcommand)]
@@ -98,8 +116,11 @@ enum ImageVerb {
     #[command(alias = "list")]
     Ls(image_ls::ImageLs),
     Inspect(image_inspect::ImageInspect),
+    History(image_history::ImageHistory),
+    Tag(image_tag::ImageTag),
     #[command(alias = "remove")]
     Rm(image_rm::ImageRm),
+    Prune(image_prune::ImagePrune),
     #[command(hide = true)]
     Pull(pull::Pull),
     #[command(hide = true)]
@@ -115,6 +136,7 @@ pub fn command() -> clap::Command {
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn run() -> ExitCode {
+    complete::answer();
     let cli = Cli::parse_from(arguments());
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
@@ -148,7 +170,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Container(verb) => verb.run(global)?,
         Verb::Check(verb) => return verb.run(global),
         Verb::Image(ImageVerb::Ls(verb)) | Verb::Images(verb) => verb.run(global)?,
-        Verb::Image(ImageVerb::Inspect(verb)) => verb.run(global)?,
+        Verb::Image(ImageVerb::Inspect(verb)) | Verb::Inspect(verb) => verb.run(global)?,
+        Verb::Image(ImageVerb::History(verb)) | Verb::History(verb) => verb.run(global)?,
+        Verb::Image(ImageVerb::Tag(verb)) | Verb::Tag(verb) => verb.run(global)?,
+        Verb::Image(ImageVerb::Prune(verb)) => verb.run(global)?,
         Verb::Image(ImageVerb::Rm(verb)) | Verb::Rmi(verb) => verb.run(global)?,
     }
     std::io::stdout().flush().map_err(output::failed)?;

@@ -234,28 +234,37 @@ impl Mount {
     }
 
     fn make(&self, store: &Store, name: &str, image: &str) -> Result<Container> {
-        let found = self.find(store, image)?;
-        let reference = found.record.reference.as_ref();
-        let record = ContainerRecord {
-            image: reference.map_or_else(|| found.id().to_string(), ToString::to_string),
-            image_digest: found.record.descriptor.digest,
-            manifest_digest: found.manifest_descriptor.digest,
-            created: output::rfc3339(SystemTime::now()),
-            ephemeral: self.rm,
-        };
         let failed = |error| Failure::new(format!("cannot make container {name}"), error);
-        let lease = store
-            .lease(&LeaseRecord {
-                kind: LeaseKind::Mount,
-                pid: std::process::id(),
-                image: record.image.clone(),
-                mount_point: None,
-                digests: vec![record.image_digest, record.manifest_digest],
-            })
-            .map_err(failed)?;
-        let container = store.create_container(name, record).map_err(failed)?;
-        drop(lease);
-        Ok(container)
+        let mut found = self.find(store, image)?;
+        loop {
+            let reference = found.record.reference.as_ref();
+            let record = ContainerRecord {
+                image: reference.map_or_else(|| found.id().to_string(), ToString::to_string),
+                image_digest: found.record.descriptor.digest,
+                manifest_digest: found.manifest_descriptor.digest,
+                created: output::rfc3339(SystemTime::now()),
+                ephemeral: self.rm,
+            };
+            let lease = store
+                .lease(&LeaseRecord {
+                    kind: LeaseKind::Mount,
+                    pid: std::process::id(),
+                    image: record.image.clone(),
+                    mount_point: None,
+                    digests: vec![record.image_digest, record.manifest_digest],
+                })
+                .map_err(failed)?;
+            // From here on it stays; before, it may have been removed, or its name given to another.
+            let kept = self.find(store, image)?;
+            if kept.record.descriptor.digest == record.image_digest
+                && kept.manifest_descriptor.digest == record.manifest_digest
+            {
+                let container = store.create_container(name, record).map_err(failed)?;
+                drop(lease);
+                return Ok(container);
+            }
+            found = kept;
+        }
     }
 }
 

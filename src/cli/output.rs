@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Result;
 use super::failure::Failure;
-use crate::cause;
+use crate::{cause, fuse};
 
 /// The failure of writing to standard output.
 pub fn failed(error: io::Error) -> Failure {
@@ -40,9 +40,9 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
     line(&text)
 }
 
-/// Writes rows in columns, three spaces apart, as Docker does.
+/// Writes rows in columns, three spaces apart and at least ten wide, as Docker does.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
-    let mut widths: Vec<usize> = header.iter().map(|title| title.len()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|title| title.len().max(7)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -113,6 +113,17 @@ pub fn ago(time: &str, now: SystemTime) -> String {
     }
 }
 
+/// A time in RFC 3339 as Docker shows it: `2026-01-31 12:00:00 +0000 UTC`, in this machine's zone.
+pub fn created_at(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(time) => {
+            let time = time.to_zoned(jiff::tz::TimeZone::system());
+            time.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+        }
+        Err(_) => "N/A".to_owned(),
+    }
+}
+
 /// A time in RFC 3339.
 pub fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "N/A".to_owned(), |time| time.to_string())
@@ -159,8 +170,13 @@ impl log::Log for Log {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             let text = cause::plain(&record.args().to_string());
-            if !crate::mount::tell_system(record.level(), &text) {
-                let level = record.level().as_str().to_lowercase();
+            let level = if fuse::is_unwanted_answer(record.target(), &text) {
+                log::Level::Debug
+            } else {
+                record.level()
+            };
+            if level <= log::max_level() && !crate::mount::tell_system(level, &text) {
+                let level = level.as_str().to_lowercase();
                 eprintln!("plyfs: {level}: {text}");
             }
         }

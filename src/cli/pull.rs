@@ -7,17 +7,19 @@ use std::path::Path;
 use clap::Args;
 
 use super::failure::{Failure, each};
-use super::{Global, Result, environment, interrupt, output, progress};
+use super::platforms::{Asked, Wanted};
+use super::{Global, Result, environment, interrupt, output, progress, pull_plan};
 use crate::cause;
-use crate::image::{self, PullRequest};
-use crate::oci::{Platform, Reference};
+use crate::image::{self, Plan, PullRequest};
+use crate::oci::Reference;
 use crate::pack::Limits;
-use crate::registry::{DockerArchive, Location, ManifestName};
+use crate::registry::{DockerArchive, Location, ManifestName, Mirrored, Source};
+use crate::store::Store;
 
 /// Layers received at the same time.
 const PARALLEL: usize = 4;
 
-/// Pull an image into the store
+/// Pull images into the store
 ///
 /// IMAGE is a reference as docker knows it (alpine, ghcr.io/owner/name:tag, name@sha256:...), or
 /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF]. An interrupted pull goes on
@@ -26,18 +28,34 @@ const PARALLEL: usize = 4;
 #[command(after_help = "\
 Examples:
   plyfs pull alpine:3.20
-  plyfs pull --platform linux/arm64 debian
+  plyfs pull --dry-run alpine debian:12
+  plyfs pull --platform linux/arm64 --platform linux/amd64 debian
+  plyfs pull --platform all debian
+  plyfs pull --all-tags registry.example/app
   plyfs pull docker-archive:saved.tar --name app:1")]
 pub struct Pull {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<OsString>,
-    /// Pull the image of another platform than this machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    /// Pull the image of another platform than this machine's; of several, or of all
+    #[arg(
+        long = "platform",
+        value_name = "OS/ARCH[/VARIANT]|all",
+        value_delimiter = ','
+    )]
+    platforms: Vec<Wanted>,
+    /// Pull every tag of the repositories
+    #[arg(short, long, conflicts_with = "name")]
+    all_tags: bool,
     /// Print nothing but the full name
     #[arg(short, long)]
     quiet: bool,
+    /// Only tell what would be fetched
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: as JSON, an object for each image
+    #[arg(long, requires = "dry_run")]
+    json: bool,
     /// Do not verify certificates, and use plain HTTP where there is no TLS
     #[arg(long)]
     insecure: bool,
@@ -54,25 +72,90 @@ impl Pull {
         for image in &self.images {
             refuse_file(image)?;
         }
-        let store = environment::create_tidy_store(global)?;
-        interrupt::explain(self.quiet);
-        each(&self.images, |image| {
+        let store = match self.dry_run {
+            true => environment::existing_store(global)?,
+            false => Some(environment::create_tidy_store(global)?),
+        };
+        if !self.dry_run {
+            interrupt::explain(self.quiet);
+        }
+        let images = match self.all_tags {
+            true => self.tags()?,
+            false => self.images.clone(),
+        };
+        each(&images, |image| {
             let shown = image.to_string_lossy();
-            self.pull(&store, image).map_err(|error| {
-                if cause::is_full_disk(error.as_ref())
-                    && let Err(left) = store.empty_trash()
-                {
-                    log::warn!("{}", cause::chain(&left));
+            let failed = |error: anyhow::Error| match error.downcast::<std::io::Error>() {
+                Ok(error) => output::failed(error),
+                Err(error) => Failure::new(format!("cannot pull {shown}"), error),
+            };
+            match &store {
+                Some(store) if !self.dry_run => self.pull(store, image).map_err(|error| {
+                    if cause::is_full_disk(error.as_ref()) {
+                        store.clear_trash();
+                    }
+                    failed(error)
+                }),
+                store => {
+                    let plan = self.plan(store.as_ref(), image).map_err(failed)?;
+                    match self.json {
+                        true => output::json_line(&pull_plan::json(&shown, &plan)),
+                        false => pull_plan::print(&shown, &plan),
+                    }
                 }
-                match error.downcast::<std::io::Error>() {
-                    Ok(error) => output::failed(error),
-                    Err(error) => Failure::new(format!("cannot pull {shown}"), error),
-                }
-            })
+            }
         })
     }
 
-    fn pull(&self, store: &crate::store::Store, image: &OsString) -> anyhow::Result<()> {
+    /// The images of all tags of the repositories that were named.
+    fn tags(&self) -> Result<Vec<OsString>> {
+        let settings = environment::registry_settings(self.insecure);
+        let mut images = Vec::new();
+        for image in &self.images {
+            let shown = image.to_string_lossy();
+            let cannot = format!("cannot pull all tags of {shown}");
+            let location = Location::parse(image).map_err(|e| Failure::new(&cannot, e))?;
+            let Location::Registry(reference) = location else {
+                return Err(Failure::usage(format!(
+                    "{cannot}: it is no repository of a registry"
+                )));
+            };
+            let last = shown.rsplit('/').next().unwrap_or(&shown);
+            if last.contains([':', '@']) {
+                return Err(
+                    Failure::usage(format!("{cannot}: it names one image")).or_hint(format!(
+                        "plyfs pull --all-tags {}",
+                        reference.familiar_name()
+                    )),
+                );
+            }
+            let tags = Mirrored::open(&settings, &reference).and_then(|source| source.tags());
+            let mut tags = tags.map_err(|error| Failure::new(&cannot, error))?;
+            tags.sort();
+            if tags.is_empty() {
+                return Err(Failure::plain(format!("{cannot}: it has none")));
+            }
+            for tag in tags {
+                let tagged = reference
+                    .with_tag(&tag)
+                    .map_err(|e| Failure::new(&cannot, e))?;
+                images.push(tagged.familiar().into());
+            }
+        }
+        Ok(images)
+    }
+
+    fn plan(&self, store: Option<&Store>, image: &OsString) -> anyhow::Result<Plan> {
+        let location = Location::parse(image)?;
+        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let name = location.manifest_name();
+        let limits = Limits::default();
+        let request = request(source.as_ref(), &name, None, &limits);
+        let platforms = Asked::of(&self.platforms);
+        Ok(image::plan(store, &request, platforms.as_ref())?)
+    }
+
+    fn pull(&self, store: &Store, image: &OsString) -> anyhow::Result<()> {
         let location = Location::parse(image)?;
         let source = location.open(&environment::registry_settings(self.insecure))?;
         let name = location.manifest_name();
@@ -97,19 +180,20 @@ impl Pull {
         } else {
             display.line(&format!("Pulling from {}", source.describe()));
         }
-        let request = PullRequest {
-            source: source.as_ref(),
-            name: &name,
-            store_as: store_as.as_ref(),
-            platform: self.platform.as_ref(),
-            limits: &Limits::default(),
-            parallel: PARALLEL,
-        };
-        let result = image::pull(
+        let limits = Limits::default();
+        let request = request(source.as_ref(), &name, store_as.as_ref(), &limits);
+        let platforms = Asked::of(&self.platforms);
+        let result = image::pull_platforms(
             store,
             &request,
+            platforms.as_ref(),
             &|event| display.event(&event),
-            |manifest| display.start(&manifest.layers),
+            &mut |platform, manifest| {
+                if platforms.is_several() {
+                    display.line(&format!("Platform: {platform}"));
+                }
+                display.start(&manifest.layers);
+            },
         );
         display.finish();
         let pulled = result?;
@@ -130,6 +214,22 @@ impl Pull {
             print(&format!("Status: {status} for {familiar}"))?;
         }
         print(&full)
+    }
+}
+
+fn request<'a>(
+    source: &'a dyn Source,
+    name: &'a ManifestName,
+    store_as: Option<&'a Reference>,
+    limits: &'a Limits,
+) -> PullRequest<'a> {
+    PullRequest {
+        source,
+        name,
+        store_as,
+        platform: None,
+        limits,
+        parallel: PARALLEL,
     }
 }
 

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use crate::mount;
 
 /// How long a daemon may take to end after its mount is gone.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Unmount what plyfs mounted
 #[derive(Args)]

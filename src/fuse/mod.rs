@@ -27,7 +27,7 @@ mod seek;
 mod session;
 
 pub use passthrough::probe;
-pub use session::{Connection, Ended, on_lost_thread};
+pub use session::{Connection, Ended, is_unwanted_answer, on_lost_thread};
 
 /// How the contents of files reach readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,6 +57,14 @@ pub fn on_lost_thread(tell: impl Fn() + Send + Sync + 'static) {
     }));
 }
 
+/// Whether a record of the log, without the number of its error, only says that the kernel does not know a request any
+/// more that was answered. The library calls that an error. It comes when a process gets a signal while it
+/// waits: the kernel says so by a request of its own, which may be answered after the one that it is about.
+#[must_use]
+pub fn is_unwanted_answer(target: &str, text: &str) -> bool {
+    target.starts_with("fuser::") && text == "Failed to send FUSE reply: No such file or directory"
+}
+
 /// A connection that has shaken hands and waits to be served.
 #[derive(Debug)]
 pub struct Connection {
@@ -131,6 +139,15 @@ mod tests {
     use std::thread::Builder;
 
     use super::*;
+
+    #[test]
+    fn regression_an_answer_that_is_not_wanted_any_more_is_no_error() {
+        let gone = "Failed to send FUSE reply: No such file or directory";
+        assert!(is_unwanted_answer("fuser::reply", gone));
+        assert!(!is_unwanted_answer("plyfs::fuse", gone));
+        let other = "Failed to send FUSE reply: Invalid argument";
+        assert!(!is_unwanted_answer("fuser::reply", other));
+    }
 
     #[test]
     fn regression_a_lost_thread_is_noticed_at_once() {

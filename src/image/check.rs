@@ -1,15 +1,18 @@
 //! Verifies everything in the store against its digests.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 
 use crate::cause;
 use crate::layer::Place;
 use crate::layer::index::{Index, NodeKind};
-use crate::oci::{ChainId, DiffId, Digest, Hasher};
-use crate::store::{LayerSource, LeaseKind, LeaseRecord, Object, ObjectKind, Store};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, Hasher};
+use crate::pack::{Limits, Progress, uncompressed_digest};
+use crate::store::{LeaseKind, LeaseRecord, Object, ObjectKind, Store};
 use crate::union::chain::LayerContent;
 
+use super::receive::source_of;
 use super::{Error, Result, find, open};
 
 /// Something that is wrong.
@@ -30,13 +33,20 @@ pub struct Damage {
 /// What listing the store reports; what is damaged is returned.
 pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
     // Nothing is removed while it is looked for.
-    let lease = store.lease(&LeaseRecord {
+    let lease = match store.lease(&LeaseRecord {
         kind: LeaseKind::Check,
         pid: std::process::id(),
         image: String::new(),
         mount_point: None,
         digests: Vec::new(),
-    })?;
+    }) {
+        Ok(lease) => Some(lease),
+        Err(error) if error.is_write_protected() => {
+            log::debug!("checked without a lease: {error}");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut damages = Vec::new();
     for object in store.objects()? {
         let result = match object.kind {
@@ -60,24 +70,8 @@ pub fn check(store: &Store, checked: &dyn Fn(&Object)) -> Result<Vec<Damage>> {
     Ok(damages)
 }
 
-/// Moves what is damaged out of the way, so that a pull brings it again.
-///
-/// # Errors
-/// What the store reports.
-pub fn discard(store: &Store, damages: &[Damage]) -> Result<()> {
-    let there = store.objects()?;
-    let lock = store.lock()?;
-    for damage in damages
-        .iter()
-        .filter(|damage| there.contains(&damage.object))
-    {
-        store.discard(&damage.object)?;
-    }
-    drop(lock);
-    Ok(store.empty_trash()?)
-}
-
 fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
+    let mut needs: Vec<(String, HashSet<Object>)> = Vec::new();
     for record in store.images()? {
         let name = record
             .reference
@@ -87,10 +81,12 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
             kind: ObjectKind::Blob,
             digest: record.descriptor.digest,
         };
+        let mut needed = HashSet::from([top]);
         let manifests = match store.manifests(&record.descriptor) {
             Ok(manifests) => manifests,
             Err(error) => {
                 note(damages, top, cause::chain(&Error::from(error)), &name);
+                needs.push((name, needed));
                 continue;
             }
         };
@@ -103,11 +99,16 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
             );
         }
         for (descriptor, manifest) in manifests {
+            needed.insert(Object {
+                kind: ObjectKind::Blob,
+                digest: descriptor.digest,
+            });
             for blob in manifest.layers.iter().chain([&manifest.config]) {
                 let object = Object {
                     kind: ObjectKind::Blob,
                     digest: blob.digest,
                 };
+                needed.insert(object);
                 need(damages, object, store.has_blob(&blob.digest), &name);
             }
             let record = crate::store::Record {
@@ -128,8 +129,22 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
                     continue;
                 }
             };
-            check_chain(store, damages, &found.config.rootfs.diff_ids, &name);
+            let diff_ids = &found.config.rootfs.diff_ids;
+            needed.extend(diff_ids.iter().map(|diff_id| Object {
+                kind: ObjectKind::Layer,
+                digest: diff_id.0,
+            }));
+            check_chain(store, damages, diff_ids, &name);
             check_sources(store, damages, &found, &name);
+        }
+        needs.push((name, needed));
+    }
+    // What was found with one image may be needed by those that were looked at before it.
+    for damage in damages {
+        for (name, needed) in &needs {
+            if needed.contains(&damage.object) && !damage.images.contains(name) {
+                damage.images.push(name.clone());
+            }
         }
     }
     Ok(())
@@ -166,32 +181,53 @@ fn check_chain(store: &Store, damages: &mut Vec<Damage>, diff_ids: &[DiffId], im
     note(damages, object, what, image);
 }
 
-/// Checks that each layer was packed from the blob that the manifest has for it.
+/// Checks that each layer is what the blob holds that the manifest has for it. A layer that does not
+/// know that blob is compared with it, and knows it afterwards.
 fn check_sources(store: &Store, damages: &mut Vec<Damage>, found: &find::Found, image: &str) {
     let diff_ids = &found.config.rootfs.diff_ids;
     for (blob, diff_id) in found.manifest.layers.iter().zip(diff_ids) {
-        let object = Object {
+        let layer = Object {
             kind: ObjectKind::Layer,
             digest: diff_id.0,
         };
-        let known = damages.iter().any(|damage| damage.object == object);
-        if known || !store.has_layer(diff_id) {
+        let object = Object {
+            kind: ObjectKind::Blob,
+            digest: blob.digest,
+        };
+        let known = |damage: &Damage| damage.object == layer || damage.object == object;
+        if damages.iter().any(known) || !store.has_layer(diff_id) {
             continue;
         }
-        let source = LayerSource {
-            digest: blob.digest,
-            size: blob.size,
-        };
-        let what = match store.has_layer_of(diff_id, &source) {
-            Ok(true) => continue,
-            Ok(false) => format!(
-                "its layer.json does not know the blob {} of {} bytes that the manifest has for it",
-                blob.digest, blob.size
-            ),
-            Err(error) => cause::chain(&error),
-        };
-        note(damages, object, what, image);
+        let source = source_of(blob);
+        match store.has_layer_of(diff_id, &source) {
+            Ok(true) => {}
+            Ok(false) => match compare(store, blob, diff_id) {
+                Ok(()) => {
+                    if let Err(error) = store.add_layer_source(diff_id, &source) {
+                        log::debug!("{}", cause::chain(&error));
+                    }
+                }
+                Err(error) => note(damages, object, cause::chain(&error), image),
+            },
+            Err(error) => note(damages, layer, cause::chain(&error), image),
+        }
     }
+}
+
+/// Checks that a stored blob, whose digest was checked, holds this layer.
+fn compare(store: &Store, blob: &Descriptor, diff_id: &DiffId) -> Result<()> {
+    let failed = |error| Error::io(error, "reading the blob");
+    let file = File::open(store.blob_path(&blob.digest)).map_err(failed)?;
+    let (expected, found) = (blob.size, file.metadata().map_err(failed)?.len());
+    if expected != found {
+        return Err(Error::SizeMismatch { expected, found });
+    }
+    let found = uncompressed_digest(file, &Limits::default(), &Progress::default())?;
+    let (expected, found) = (diff_id.0, Digest::from_sha256(found));
+    if expected != found {
+        return Err(Error::DiffIdMismatch { expected, found });
+    }
+    Ok(())
 }
 
 /// Notes that an image needs an object, if that is missing or damaged.

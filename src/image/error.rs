@@ -136,6 +136,12 @@ pub enum Error {
         /// Which.
         name: String,
     },
+    /// A name that an image cannot be given.
+    #[error("{name} has a digest, which only the image itself can have")]
+    TagWithDigest {
+        /// It.
+        name: String,
+    },
     /// An ID that several names have, where one had to be meant.
     #[error("it has several names: {names}")]
     SeveralNames {

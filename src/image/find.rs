@@ -187,6 +187,31 @@ pub(super) fn require_platform(wanted: &Platform, config: &ImageConfig) -> Resul
     })
 }
 
+/// Reads the documents of an image for every platform that it is stored for, that of this machine
+/// first.
+///
+/// # Errors
+/// What reading reports; and [`Error::NotStoredFor`] when it is stored for none.
+pub(super) fn load_all(store: &Store, record: &Record) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for (manifest_descriptor, manifest) in store.manifests(&record.descriptor)? {
+        let config = ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?;
+        all.push(Found {
+            record: record.clone(),
+            manifest_descriptor,
+            manifest,
+            config,
+        });
+    }
+    if all.is_empty() {
+        let available = "none".to_owned();
+        return Err(Error::NotStoredFor { available });
+    }
+    let host = Platform::host();
+    all.sort_by_key(|found| host.rank(&found.config.platform).unwrap_or(usize::MAX));
+    Ok(all)
+}
+
 /// Reads the documents of an image.
 pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -> Result<Found> {
     let Some((manifest_descriptor, manifest)) = store.manifest(&record.descriptor, platform)?

@@ -11,10 +11,10 @@ use crate::oci::{
     MediaType, Platform, Reference,
 };
 use crate::pack::{self, Limits, Progress, Skipped, pack_archive};
-use crate::store::{self, LayerSource, LeaseKind, LeaseRecord, Record, Staging, Store};
+use crate::store::{self, LeaseKind, LeaseRecord, Record, Staging, Store};
 
-use super::receive::write_packed;
-use super::{Error, Result, open};
+use super::receive::{commit, source_of, write_packed};
+use super::{Error, Result, find, open};
 
 /// Where the root filesystem comes from.
 pub enum ImportSource<'a> {
@@ -58,6 +58,19 @@ pub struct Imported {
     pub skipped: Vec<Skipped>,
 }
 
+/// What begins the history of an import.
+const CREATED_BY: &str = "plyfs import ";
+
+/// Whether an image of the store was imported, so that no pull brings it again; `None` if that
+/// cannot be read.
+#[must_use]
+pub fn is_import(store: &Store, name: &str) -> Option<bool> {
+    let found = find(store, name, None).ok()?;
+    let first = found.config.history.first();
+    let made = first.and_then(|history| history.created_by.as_deref());
+    Some(made.is_some_and(|made| made.starts_with(CREATED_BY)))
+}
+
 /// Imports an image; it is in the store when this returns.
 ///
 /// # Errors
@@ -76,7 +89,7 @@ pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
     };
     let history = History {
         created: Some(request.created.to_owned()),
-        created_by: Some(format!("plyfs import {}", request.described)),
+        created_by: Some(format!("{CREATED_BY}{}", request.described)),
         comment: request.message.map(str::to_owned),
         ..History::default()
     };
@@ -112,7 +125,8 @@ pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
         ],
     })?;
     store.sync()?;
-    store.commit_layer(&staging.path().join("layer"), &diff_id)?;
+    let packed = staging.path().join("layer");
+    commit(store, &packed, &diff_id, &source_of(&layer))?;
     store.commit_blob(&staging.path().join("blob"), &layer.digest)?;
     store.write_blob(&config_descriptor.digest, &config)?;
     open::ensure_chain(store, &[diff_id])?;
@@ -204,11 +218,7 @@ fn pack_into(
         _ => MediaType::OciLayer,
     };
     let layer = Descriptor::new(media_type, tee.hasher.finish(), tee.size);
-    let source = LayerSource {
-        digest: layer.digest,
-        size: layer.size,
-    };
-    write_packed(store, &packed, &directory, source)?;
+    write_packed(store, &packed, &directory, source_of(&layer))?;
     Ok((layer, DiffId(Digest::from_sha256(packed.diff_id))))
 }
 

@@ -4,25 +4,41 @@
 //! layers; it prints nothing, and what happens on the way is told to an observer.
 
 mod check;
+mod documents;
 mod error;
 mod find;
+mod history;
 mod import;
 mod incoming;
 mod inspect;
 mod open;
+mod plan;
+mod prune;
 mod pull;
 mod receive;
+mod remote;
 mod remove;
+mod repair;
+mod tag;
 
-pub use check::{Damage, check, discard};
+pub use check::{Damage, check};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded, find_snapshot};
-pub use import::{ImportRequest, ImportSource, Imported, import};
-pub use inspect::{LayerDetails, Row, Summary, list, summary};
+pub use history::{LayerCounts, Step, history, layer_counts};
+pub use import::{ImportRequest, ImportSource, Imported, import, is_import};
+pub use inspect::{
+    EntryKind, IndexEntry, LayerDetails, Row, Summary, entries, index_entries, list, summary,
+    variants,
+};
 pub use open::{chain, open};
-pub use pull::{Held, PullRequest, Pulled, fetch, hold, pull};
+pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
+pub use prune::{Group, Pruned, User, groups, prune};
+pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
 pub use receive::{Event, LayerState, Observer};
-pub use remove::{RemoveRequest, Removed, remove};
+pub use remote::{Remote, look_up};
+pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};
+pub use repair::{Outcome, repair};
+pub use tag::tag;
 
 /// The result of an operation on images.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -3,19 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use crate::oci::{
-    ChainId, Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Platform, Reference,
-};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference};
 use crate::pack::{Limits, Progress};
-use crate::registry::{Fetched, ManifestName, Source};
+use crate::registry::{ManifestName, Source};
 use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 
+use super::documents::{MAX_CONFIG_SIZE, fetch_documents};
 use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
-use super::{Error, Result, find, open};
-
-/// The largest image configuration that is read, in bytes.
-const MAX_CONFIG_SIZE: u64 = 8 << 20;
+use super::{Error, Result, open};
 
 /// What to pull.
 #[derive(Clone, Copy)]
@@ -39,18 +35,21 @@ pub struct PullRequest<'a> {
 pub struct Pulled {
     /// What the source's name stood for: a manifest or an index.
     pub descriptor: Descriptor,
-    /// The manifest.
+    /// The manifest; of several platforms the first one.
     pub manifest: Descriptor,
     /// Whether the name stood for the same image before, and nothing was missing.
     pub up_to_date: bool,
 }
 
-/// The documents of an image, before any layer.
-struct Documents {
-    top: Fetched,
-    manifest_bytes: Fetched,
-    manifest_descriptor: Descriptor,
-    manifest: Manifest,
+/// For which platforms an image is pulled.
+#[derive(Clone, Copy, Debug)]
+pub enum Platforms<'a> {
+    /// For this one, or else that of this machine.
+    One(Option<&'a Platform>),
+    /// For each of these.
+    Each(&'a [Platform]),
+    /// For all that it is made for.
+    All,
 }
 
 /// An image that is in the store, complete, and stays as long as this is there.
@@ -58,9 +57,9 @@ struct Documents {
 pub struct Held {
     /// What its name stood for: a manifest or an index.
     pub descriptor: Descriptor,
-    /// The manifest.
+    /// The manifest; of several platforms the first one.
     pub manifest: Descriptor,
-    /// Its layers, from the lowest on.
+    /// The layers of that manifest, from the lowest on.
     pub diff_ids: Vec<DiffId>,
     /// Whether nothing of its layers was missing before.
     complete_before: bool,
@@ -77,7 +76,7 @@ impl Held {
     }
 }
 
-/// Pulls an image; it is in the store when this returns.
+/// Pulls an image for one platform; it is in the store when this returns.
 ///
 /// `prepared` is called once the manifest is known, with its layers.
 ///
@@ -89,7 +88,30 @@ pub fn pull(
     observer: Observer<'_>,
     prepared: impl FnOnce(&Manifest),
 ) -> Result<Pulled> {
-    let held = fetch(store, request, observer, prepared)?;
+    let platforms = Platforms::One(request.platform);
+    let mut prepared = Some(prepared);
+    pull_platforms(store, request, platforms, observer, &mut |_, manifest| {
+        if let Some(prepared) = prepared.take() {
+            prepared(manifest);
+        }
+    })
+}
+
+/// Pulls an image for several platforms (that of the request is not looked at); it is in the store,
+/// for all of them, when this returns.
+///
+/// `prepared` is called for each platform before its layers are received.
+///
+/// # Errors
+/// As [`pull`].
+pub fn pull_platforms(
+    store: &Store,
+    request: &PullRequest<'_>,
+    platforms: Platforms<'_>,
+    observer: Observer<'_>,
+    prepared: &mut dyn FnMut(&Platform, &Manifest),
+) -> Result<Pulled> {
+    let held = fetch_platforms(store, request, platforms, observer, prepared)?;
     let descriptor = held.descriptor.clone();
     let image = match request.store_as {
         Some(reference) => Record::named(reference.clone(), descriptor.clone()),
@@ -123,21 +145,36 @@ pub fn fetch(
     observer: Observer<'_>,
     prepared: impl FnOnce(&Manifest),
 ) -> Result<Held> {
-    let documents = fetch_documents(request)?;
-    prepared(&documents.manifest);
+    let platforms = Platforms::One(request.platform);
+    let mut prepared = Some(prepared);
+    fetch_platforms(store, request, platforms, observer, &mut |_, manifest| {
+        if let Some(prepared) = prepared.take() {
+            prepared(manifest);
+        }
+    })
+}
+
+fn fetch_platforms(
+    store: &Store,
+    request: &PullRequest<'_>,
+    platforms: Platforms<'_>,
+    observer: Observer<'_>,
+    prepared: &mut dyn FnMut(&Platform, &Manifest),
+) -> Result<Held> {
+    let documents = fetch_documents(request.source, request.name, platforms)?;
     let descriptor = documents.top.descriptor();
     let mut record = LeaseRecord {
         kind: LeaseKind::Pull,
         pid: std::process::id(),
         image: request.source.describe(),
         mount_point: None,
-        digests: vec![descriptor.digest, documents.manifest_descriptor.digest],
+        digests: vec![descriptor.digest],
     };
-    let manifest = &documents.manifest;
-    record.digests.push(manifest.config.digest);
-    record
-        .digests
-        .extend(manifest.layers.iter().map(|layer| layer.digest));
+    for image in &documents.images {
+        let blobs = image.manifest.layers.iter().chain([&image.manifest.config]);
+        record.digests.extend(blobs.map(|blob| blob.digest));
+        record.digests.push(image.descriptor.digest);
+    }
     // From here on nothing that is found in the store, or put there, is garbage.
     let mut lease = store.lease(&record)?;
     let progress = Progress::default();
@@ -148,32 +185,43 @@ pub fn fetch(
         progress: &progress,
         observer,
     };
-    let config_bytes = receiver.small_blob(&manifest.config, MAX_CONFIG_SIZE)?;
-    if let Some(wanted) = request.platform {
-        find::require_platform(wanted, &ImageConfig::parse(&config_bytes)?)?;
+    let mut wanted = Vec::new();
+    for image in &documents.images {
+        let config = receiver.small_blob(&image.manifest.config, MAX_CONFIG_SIZE)?;
+        let diff_ids = image.layers(&config)?;
+        let chain = ChainId::of(&diff_ids);
+        let layers = diff_ids.iter().map(|diff_id| diff_id.0);
+        record
+            .digests
+            .extend(layers.chain(chain.map(|chain| chain.0)));
+        wanted.push((image, config, diff_ids));
     }
-    let diff_ids = layers_of(manifest, &config_bytes)?;
-    record
-        .digests
-        .extend(diff_ids.iter().map(|diff_id| diff_id.0));
-    let chain = ChainId::of(&diff_ids);
-    record.digests.extend(chain.map(|chain| chain.0));
     store.update_lease(&mut lease, &record)?;
 
-    let complete_before = diff_ids.iter().all(|diff_id| store.has_layer(diff_id))
-        && chain.is_none_or(|chain| store.has_chain(&chain));
-    receive_layers(&receiver, &manifest.layers, &diff_ids, request.parallel)?;
-    open::ensure_chain(store, &diff_ids)?;
-    store.write_blob(&manifest.config.digest, &config_bytes)?;
-    store.write_blob(
-        &documents.manifest_descriptor.digest,
-        &documents.manifest_bytes.bytes,
-    )?;
+    let mut complete_before = true;
+    for (image, config, diff_ids) in &wanted {
+        prepared(&ImageConfig::parse(config)?.platform, &image.manifest);
+        complete_before &= is_complete(store, diff_ids) && store.has_blob(&image.descriptor.digest);
+        receive_layers(
+            &receiver,
+            &image.manifest.layers,
+            diff_ids,
+            request.parallel,
+        )?;
+        open::ensure_chain(store, diff_ids)?;
+        store.write_blob(&image.manifest.config.digest, config)?;
+    }
+    for image in &documents.images {
+        store.write_blob(&image.descriptor.digest, &image.bytes)?;
+    }
     store.write_blob(&descriptor.digest, &documents.top.bytes)?;
     store.forget_interrupted(&record.image)?;
+    let diff_ids = wanted.into_iter().map(|(_, _, diff_ids)| diff_ids);
+    let diff_ids = diff_ids.into_iter().next().unwrap_or_default();
+    let first = documents.images.into_iter().next();
     Ok(Held {
+        manifest: first.map_or_else(|| descriptor.clone(), |image| image.descriptor),
         descriptor,
-        manifest: documents.manifest_descriptor,
         diff_ids,
         complete_before,
         lease,
@@ -212,33 +260,10 @@ pub fn hold(store: &Store, name: &str, manifest: Digest) -> Result<Option<Held>>
     }))
 }
 
-fn fetch_documents(request: &PullRequest<'_>) -> Result<Documents> {
-    let top = request.source.manifest(request.name)?;
-    let index = match top.document()? {
-        Document::Manifest(manifest) => {
-            return Ok(Documents {
-                manifest_descriptor: top.descriptor(),
-                manifest_bytes: top.clone(),
-                manifest,
-                top,
-            });
-        }
-        Document::Index(index) => index,
-    };
-    let host = Platform::host();
-    let chosen = index.choose(request.platform.unwrap_or(&host))?.clone();
-    let manifest_bytes = request
-        .source
-        .manifest(&ManifestName::Digest(chosen.digest))?;
-    match manifest_bytes.document()? {
-        Document::Manifest(manifest) => Ok(Documents {
-            top,
-            manifest_bytes,
-            manifest_descriptor: chosen,
-            manifest,
-        }),
-        Document::Index(_) => Err(Error::NotAnImage(manifest_bytes.media_type.to_string())),
-    }
+/// Whether an image of these layers can be mounted.
+fn is_complete(store: &Store, diff_ids: &[DiffId]) -> bool {
+    diff_ids.iter().all(|diff_id| store.has_layer(diff_id))
+        && ChainId::of(diff_ids).is_none_or(|chain| store.has_chain(&chain))
 }
 
 /// The diffIDs of an image, as many as it has layers.

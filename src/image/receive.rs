@@ -170,10 +170,7 @@ impl Receiver<'_> {
         // One sync covers the blob, the index and all contents, and those of other layers that
         // are ready at the same time.
         self.store.sync()?;
-        self.store.commit_layer(&directory, diff_id)?;
-        if !self.store.has_layer_of(diff_id, &source_of(layer))? {
-            self.store.add_layer_source(diff_id, &source_of(layer))?;
-        }
+        commit(self.store, &directory, diff_id, &source_of(layer))?;
         if !has_blob {
             ingest.commit_blob(self.store)?;
         }
@@ -194,36 +191,56 @@ impl Receiver<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if blob.size > limit {
-            return Err(registry::Error::TooLarge {
-                what: "image configuration".to_owned(),
-                limit,
-            }
-            .into());
-        }
-        let mut bytes = Vec::new();
-        let mut reader = self.source.blob(blob, 0)?.reader.take(limit + 1);
-        reader
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::io(error, "reading the blob"))?;
-        if bytes.len() as u64 != blob.size {
-            return Err(Error::SizeMismatch {
-                expected: blob.size,
-                found: bytes.len() as u64,
-            });
-        }
-        let found = Digest::with(blob.digest.algorithm(), &bytes);
-        if found != blob.digest {
-            return Err(Error::DigestMismatch {
-                expected: blob.digest,
-                found,
-            });
-        }
-        Ok(bytes)
+        fetch_small(self.source, blob, limit)
     }
 }
 
-fn source_of(layer: &Descriptor) -> LayerSource {
+/// Reads a small blob from a source, and verifies it.
+pub(super) fn fetch_small(source: &dyn Source, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+    if blob.size > limit {
+        return Err(registry::Error::TooLarge {
+            what: "image configuration".to_owned(),
+            limit,
+        }
+        .into());
+    }
+    let mut bytes = Vec::new();
+    let mut reader = source.blob(blob, 0)?.reader.take(limit + 1);
+    reader
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(error, "reading the blob"))?;
+    if bytes.len() as u64 != blob.size {
+        return Err(Error::SizeMismatch {
+            expected: blob.size,
+            found: bytes.len() as u64,
+        });
+    }
+    let found = Digest::with(blob.digest.algorithm(), &bytes);
+    if found != blob.digest {
+        return Err(Error::DigestMismatch {
+            expected: blob.digest,
+            found,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Moves a packed layer, complete and synced, to its place; where that layer is already it is noted
+/// that this blob holds it too.
+pub(super) fn commit(
+    store: &Store,
+    directory: &std::path::Path,
+    diff_id: &DiffId,
+    source: &LayerSource,
+) -> Result<()> {
+    store.commit_layer(directory, diff_id)?;
+    if !store.has_layer_of(diff_id, source)? {
+        store.add_layer_source(diff_id, source)?;
+    }
+    Ok(())
+}
+
+pub(super) fn source_of(layer: &Descriptor) -> LayerSource {
     LayerSource {
         digest: layer.digest,
         size: layer.size,

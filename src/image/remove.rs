@@ -3,8 +3,9 @@
 use std::time::SystemTime;
 
 use crate::oci::{Digest, Reference};
-use crate::store::{self, LeaseKind, Record, Store, StoreLock, Swept};
+use crate::store::{self, Record, Store, StoreLock, Swept};
 
+use super::prune::{self, User};
 use super::{Error, Result, find};
 
 /// What to remove.
@@ -17,13 +18,24 @@ pub struct RemoveRequest<'a> {
     pub force: bool,
 }
 
+/// What a removal takes: planned first, so that it can be shown without being done.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The records that go.
+    pub gone: Vec<Record>,
+    /// Names that are gone then.
+    pub untagged: Vec<Reference>,
+    /// `REPOSITORY@DIGEST` of repositories in which no name of the image is left.
+    pub digests: Vec<Reference>,
+    /// The ID of the image, if its last name goes.
+    pub deleted: Option<Digest>,
+}
+
 /// What was removed.
 #[derive(Debug)]
 pub struct Removed {
-    /// Names that are gone.
-    pub untagged: Vec<Reference>,
-    /// The ID of the image, if its last name went.
-    pub deleted: Option<Digest>,
+    /// The names and the image.
+    pub removal: Removal,
     /// What became free, or why nothing could be collected: the names are gone either way.
     pub swept: store::Result<Swept>,
 }
@@ -33,27 +45,51 @@ pub struct Removed {
 /// # Errors
 /// [`Error::Mounted`], [`Error::UsedByContainer`], [`Error::SeveralNames`], or as [`find`].
 pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Result<Removed> {
+    // From here to the removal nobody can take a lease on the image, so nobody can mount it.
+    let lock = store.lock()?;
+    let removal = plan(store, &lock, request, &[])?;
+    store.unpublish(&lock, &removal.gone)?;
+    drop(lock);
+    let swept = store.sweep(now);
+    Ok(Removed { removal, swept })
+}
+
+/// What [`remove`] would take, after `before` is gone.
+///
+/// # Errors
+/// As [`remove`].
+pub fn plan_removal(
+    store: &Store,
+    request: &RemoveRequest<'_>,
+    before: &[Record],
+) -> Result<Removal> {
+    let lock = store.lock()?;
+    plan(store, &lock, request, before)
+}
+
+fn plan(
+    store: &Store,
+    lock: &StoreLock,
+    request: &RemoveRequest<'_>,
+    before: &[Record],
+) -> Result<Removal> {
     let record = super::find_record(store, request.name)?;
-    let found = find::load(store, record.clone(), None);
+    let found = find::load_all(store, &record);
     // An image whose documents are damaged must be removable too.
-    let id = found
-        .as_ref()
-        .map_or(record.descriptor.digest, find::Found::id);
-    let by_name = request
-        .name
-        .parse::<Reference>()
-        .is_ok_and(|reference| record.reference.as_ref() == Some(&reference));
-    let all = store.images()?;
-    let same_image: Vec<Record> = all
-        .into_iter()
-        .filter(|other| other.descriptor.digest == record.descriptor.digest)
-        .collect();
-    let gone = if by_name {
-        vec![record.clone()]
-    } else {
-        same_image.clone()
-    };
-    if !by_name && gone.len() > 1 && !request.force {
+    let first = found.as_ref().ok().and_then(|found| found.first());
+    let id = first.map_or(record.descriptor.digest, find::Found::id);
+    let mut same_image = store.images()?;
+    same_image.retain(|other| {
+        other.descriptor.digest == record.descriptor.digest && !before.contains(other)
+    });
+    let gone = meant(request.name, &record, &same_image);
+    if gone.is_empty() {
+        return Err(Error::NotStored);
+    }
+    let by_id = request.name.parse::<Reference>().map_or(true, |name| {
+        record.reference.as_ref() != Some(&name) && name.digest().is_none()
+    });
+    if by_id && gone.len() > 1 && !request.force {
         let names: Vec<String> = gone
             .iter()
             .filter_map(|image| image.reference.as_ref())
@@ -64,43 +100,56 @@ pub fn remove(store: &Store, request: &RemoveRequest<'_>, now: SystemTime) -> Re
         });
     }
     let last = gone.len() == same_image.len();
-    // From here to the removal nobody can take a lease on the image, so nobody can mount it.
-    let lock = store.lock()?;
     if last && !request.force {
-        refuse_if_mounted(store, &lock, &record.descriptor.digest)?;
-        refuse_if_contained(store, &record.descriptor.digest)?;
+        refuse_if_used(store, lock, &record.descriptor.digest)?;
     }
-    store.unpublish(&lock, &gone)?;
-    drop(lock);
-    let swept = store.sweep(now);
-    Ok(Removed {
-        untagged: gone
-            .into_iter()
-            .filter_map(|image| image.reference)
-            .collect(),
+    let left: Vec<&str> = same_image
+        .iter()
+        .filter(|other| !gone.contains(other))
+        .filter_map(|other| other.repository.as_deref())
+        .collect();
+    let mut digests: Vec<Reference> = Vec::new();
+    for repository in gone.iter().filter_map(|image| image.repository.as_deref()) {
+        if let Ok(name) = repository.parse::<Reference>() {
+            let name = name.with_digest(record.descriptor.digest);
+            if !left.contains(&repository) && !digests.contains(&name) {
+                digests.push(name);
+            }
+        }
+    }
+    let untagged: Vec<Reference> = gone.iter().filter_map(|r| r.reference.clone()).collect();
+    digests.retain(|name| !untagged.contains(name));
+    Ok(Removal {
+        gone,
+        untagged,
+        digests,
         deleted: last.then_some(id),
-        swept,
     })
 }
 
-fn refuse_if_contained(store: &Store, image: &Digest) -> Result<()> {
-    let containers = store.containers()?.into_iter();
-    let mut users = containers.filter(|(_, container)| container.image_digest == *image);
-    match users.next() {
-        Some((name, _)) => Err(Error::UsedByContainer { name }),
-        None => Ok(()),
+/// The records that `name` means: one by its name, those of a repository by a digest in it, or all
+/// of the image.
+fn meant(name: &str, record: &Record, same_image: &[Record]) -> Vec<Record> {
+    let Ok(reference) = name.parse::<Reference>() else {
+        return same_image.to_vec();
+    };
+    let exact = |other: &&Record| other.reference.as_ref() == Some(&reference);
+    if record.reference.as_ref() == Some(&reference) {
+        return same_image.iter().filter(exact).cloned().collect();
     }
+    if reference.digest() == Some(record.descriptor.digest) {
+        let repository = reference.name();
+        let within = |other: &&Record| other.repository.as_deref() == Some(repository.as_str());
+        return same_image.iter().filter(within).cloned().collect();
+    }
+    same_image.to_vec()
 }
 
-fn refuse_if_mounted(store: &Store, lock: &StoreLock, image: &Digest) -> Result<()> {
-    for lease in store.leases_under(lock)? {
-        if lease.kind == LeaseKind::Mount && lease.digests.contains(image) {
-            let mount_point = lease.mount_point.unwrap_or_else(|| "?".to_owned());
-            return Err(Error::Mounted {
-                mount_point,
-                pid: lease.pid,
-            });
-        }
+fn refuse_if_used(store: &Store, lock: &StoreLock, image: &Digest) -> Result<()> {
+    let leases = store.leases_under(lock)?;
+    match prune::users(store, &leases, image)?.into_iter().next() {
+        None => Ok(()),
+        Some(User::Mount { mount_point, pid }) => Err(Error::Mounted { mount_point, pid }),
+        Some(User::Container(name)) => Err(Error::UsedByContainer { name }),
     }
-    Ok(())
 }

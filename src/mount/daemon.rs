@@ -72,7 +72,7 @@ pub fn serve_detached(serving: Serving) -> Result<Mounted> {
 /// Why there is no mount, or what broke it.
 pub fn serve_foreground(serving: Serving) -> Result<()> {
     let place = Place::open(&serving.target)?;
-    serve(serving, place, || Ok(()))
+    serve(serving, place, || Ok(()), || Ok(()))
 }
 
 /// The life of the daemon; the result is its exit status.
@@ -83,15 +83,12 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
     // The caller reads until the pipe is closed, so it is taken out to be written to.
     let status = Cell::new(Some(status));
     let ready = || {
-        nix::unistd::chdir("/")
-            .map_err(io::Error::from)
-            .map_err(Error::system("cannot leave the directory"))?;
         process::detach_standard_streams().map_err(Error::system("cannot close the streams"))?;
         syslog::detached();
         tell(status.take(), READY, &std::process::id().to_le_bytes());
         Ok(())
     };
-    match serve(serving, place, ready) {
+    match serve(serving, place, leave_directory, ready) {
         Ok(()) => 0,
         Err(error) => {
             match status.take() {
@@ -104,6 +101,13 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
     }
 }
 
+/// Keeps no directory of the caller in use.
+fn leave_directory() -> Result<()> {
+    nix::unistd::chdir("/")
+        .map_err(io::Error::from)
+        .map_err(Error::system("cannot leave the directory"))
+}
+
 /// Sends a message to the caller, who may have gone: that does not end the mount.
 fn tell(status: Option<File>, kind: u8, text: &[u8]) {
     let message = [&[kind], text].concat();
@@ -113,11 +117,19 @@ fn tell(status: Option<File>, kind: u8, text: &[u8]) {
 }
 
 /// Makes the mount, serves it, and returns when it is gone.
-fn serve(mut serving: Serving, place: Place, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+///
+/// `alone` is called before there are threads, some of which get a current directory of their own, and
+/// when all paths that callers gave are open or absolute; `ready` when the mount is there.
+fn serve(
+    mut serving: Serving,
+    place: Place,
+    alone: impl FnOnce() -> Result<()>,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let on_end = serving.on_end.take();
     // Published until everything is done: who unmounts waits for that.
     let mut published = None;
-    let served = serve_to_the_end(serving, place, &mut published, ready);
+    let served = serve_to_the_end(serving, place, &mut published, alone, ready);
     let ended = on_end.map_or(Ok(()), |on_end| on_end());
     served.and(ended.map_err(Error::system("cannot clean up after the mount")))
 }
@@ -126,6 +138,7 @@ fn serve_to_the_end(
     serving: Serving,
     place: Place,
     published: &mut Option<File>,
+    alone: impl FnOnce() -> Result<()>,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let Serving {
@@ -146,6 +159,7 @@ fn serve_to_the_end(
         .map_err(Error::system("cannot take signals"))?;
     let ended = Arc::new(process::event().map_err(Error::system("cannot make an event"))?);
     let (traits, settings) = policy::decide(&overlay, source, &options)?;
+    alone()?;
     let (device, pending) = attach::connect(place, &traits)?;
     let own = match pending.identity() {
         Ok(own) => own,

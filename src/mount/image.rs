@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
+use super::text::path_text;
 use super::writable::{self, Readers};
 use super::{MountRecord, Ready, Serving, Target};
 use crate::cause;
@@ -118,13 +119,23 @@ fn serving_found(
             found.manifest_descriptor.digest,
         ],
     };
-    tidy(&store);
+    if let Err(error) = store.tidy_if_free(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
     let lease = take_lease(&store, &record)?;
     // From here on it stays; before, it may have been removed.
     if !is_kept(&store, found).map_err(image::Error::from)? {
         return Err(image::Error::NotStored.into());
     }
-    let union = Union::Chain(image::chain(&store, found)?.with_ids(options.ids.clone()));
+    let mut chain = image::chain(&store, found)?.with_ids(options.ids.clone());
+    if options.as_lower {
+        if options.upper.is_some() {
+            let reason = "as_lower goes without upperdir=, of which nothing is hidden";
+            return Err(Error::Unsupported(reason.into()));
+        }
+        chain.hide_marks();
+    }
+    let union = Union::Chain(chain);
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
@@ -138,10 +149,7 @@ fn serving_found(
     let diff_ids = found.config.rootfs.diff_ids.iter().rev();
     let shown = MountRecord {
         image: Some(name.clone()),
-        upper: options
-            .upper
-            .as_ref()
-            .map(|path| path.display().to_string()),
+        upper: options.upper.as_deref().map(path_text),
         layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
         ..MountRecord::default()
     };
@@ -199,13 +207,8 @@ fn mount_point(target: &Target) -> Option<String> {
         return None;
     };
     let path: &Path = path;
-    Some(
-        path.canonicalize()
-            .as_deref()
-            .unwrap_or(path)
-            .display()
-            .to_string(),
-    )
+    let absolute = path.canonicalize();
+    Some(path_text(absolute.as_deref().unwrap_or(path)))
 }
 
 /// [`serving`] from the store at `root`, which must exist.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::error::{Error, Result};
+use super::text::path_text;
 use super::writable::{self, Readers};
 use super::{MountRecord, Serving, Target};
 use crate::layer::directory::{DirectoryLayer, OverrideKey};
@@ -16,6 +17,11 @@ use crate::union::stack::{Stack, StackOptions};
 /// # Errors
 /// The directory that cannot be used as a layer, and why.
 pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
+    if options.as_lower {
+        return Err(Error::Unsupported(
+            "as_lower goes with an image only".into(),
+        ));
+    }
     if options.read_only == Some(true)
         && let Some(upper) = options.upper.take()
     {
@@ -39,7 +45,7 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
     })?;
     let text = |path: &PathBuf| {
         let absolute = path.canonicalize();
-        absolute.as_ref().unwrap_or(path).display().to_string()
+        path_text(absolute.as_ref().unwrap_or(path))
     };
     let record = MountRecord {
         upper: options.upper.as_ref().map(text),

@@ -13,6 +13,7 @@ mod mountinfo;
 mod policy;
 mod record;
 mod syslog;
+mod text;
 mod unmount;
 mod writable;
 
@@ -27,6 +28,7 @@ pub use error::{Error, Missing, Result};
 pub use mountinfo::{KIND, MountEntry, ours as mounts};
 pub use record::{MountRecord, Server, servers};
 pub use syslog::tell_system;
+pub use text::path_text;
 pub use unmount::{server_of, unmount};
 
 use crate::options::MountOptions;

@@ -7,17 +7,22 @@
 //! * A mount is known by the device number of its super block, which is nobody else's while it is
 //!   served; so copies of the mount in other places and namespaces are known too.
 //! * Anybody can publish a lie. It is believed only of a process of the user who made the mount.
+//! * Anybody can give any descriptor the name of ours. Only a sealed file in the memory of the kernel is
+//!   opened and read, so whoever looks never waits for another process.
 
-use std::fs::{self, File};
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::mountinfo::MountEntry;
+use super::mountinfo::{self, MountEntry};
 
 /// The name of the descriptor, and what the link in `/proc` says of it.
 const NAME: &str = "plyfs-mount";
@@ -35,10 +40,10 @@ pub struct MountRecord {
     /// The image, if one is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The directory that takes the changes.
+    /// The directory that takes the changes, as [`super::path_text`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper: Option<String>,
-    /// What is below, topmost first: directories, or the diffIDs of an image's layers.
+    /// What is below, topmost first: directories (as [`super::path_text`] has them), or the diffIDs of an image's layers.
     pub layers: Vec<String>,
 }
 
@@ -63,45 +68,113 @@ impl Server {
     /// Whether it serves that mount still.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        of_process(self.pid).is_some_and(|now| now.record.device == self.record.device)
+        let Ok(memory) = memory() else { return false };
+        let now = of_process(self.pid, &memory, &|uid| uid == self.uid);
+        now.is_some_and(|now| now.record.device == self.record.device)
     }
 }
 
+/// What is never undone of a record, so that reading it neither waits nor ends early.
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
+
 /// Publishes `record` until the result is dropped.
 pub(super) fn publish(record: &MountRecord) -> io::Result<File> {
-    let mut file = File::from(memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?);
-    serde_json::to_writer(&file, record)?;
-    file.flush()?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(NAME, flags)?);
+    file.write_all(&serde_json::to_vec(record)?)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(file)
 }
 
-/// The processes that serve mounts and may be looked at.
+/// The processes that serve mounts of this mount namespace and may be looked at.
 ///
 /// # Errors
 /// What reading `/proc` reports.
 pub fn servers() -> io::Result<Vec<Server>> {
+    let owners = mountinfo::ours()?;
+    servers_of(&owners.iter().filter_map(MountEntry::user_id).collect())
+}
+
+/// The processes of these users.
+fn servers_of(owners: &HashSet<u32>) -> io::Result<Vec<Server>> {
     let mut found = Vec::new();
+    if owners.is_empty() {
+        return Ok(found);
+    }
+    let memory = memory()?;
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let pid = name.to_str().and_then(|name| name.parse().ok());
-        found.extend(pid.and_then(of_process));
+        found.extend(pid.and_then(|pid| of_process(pid, &memory, &|uid| owners.contains(&uid))));
     }
     Ok(found)
 }
 
 /// Processes come and go, and most are none of ours: whatever cannot be read tells nothing.
-fn of_process(pid: u32) -> Option<Server> {
+fn of_process(pid: u32, memory: &str, is_wanted: &dyn Fn(u32) -> bool) -> Option<Server> {
     let process = Path::new("/proc").join(pid.to_string());
+    let uid = uid(&fs::read_to_string(process.join("status")).ok()?)?;
+    if !is_wanted(uid) {
+        return None;
+    }
     let descriptors = fs::read_dir(process.join("fd")).ok()?;
-    let ours = descriptors.flatten().find(|descriptor| {
-        fs::read_link(descriptor.path()).is_ok_and(|link| link.as_os_str().as_bytes() == LINK)
+    let record = descriptors.flatten().find_map(|descriptor| {
+        let link = fs::read_link(descriptor.path()).ok()?;
+        (link.as_os_str().as_bytes() == LINK).then_some(())?;
+        read(&descriptor.path(), memory)
     })?;
-    let uid = fs::metadata(&process).ok()?.uid();
-    let mut text = Vec::new();
-    let file = File::open(ours.path()).ok()?;
-    file.take(LONGEST).read_to_end(&mut text).ok()?;
-    let record = serde_json::from_slice(&text).ok()?;
     Some(Server { pid, uid, record })
+}
+
+/// The user of a process, from its `status`. Who runs a set-user-ID program chooses what that inherits,
+/// and the owner of `/proc/<pid>` is root for whoever may not be traced: neither tells anything.
+fn uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut ids = line.split_ascii_whitespace();
+    let uid = ids.next()?;
+    ids.all(|id| id == uid).then(|| uid.parse().ok())?
+}
+
+/// The record behind a link in `/proc`. Until the file is known to lie in memory it is only pointed at:
+/// opening a FIFO, or asking a file of another FUSE mount for anything, waits for whoever made it.
+fn read(link: &Path, memory: &str) -> Option<MountRecord> {
+    let pointed = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(link)
+        .ok()?;
+    if mount_of(&pointed).ok()? != memory {
+        return None;
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", pointed.as_raw_fd()))
+        .ok()?;
+    let seals = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS).ok()?);
+    let looks = file.metadata().ok()?;
+    if !looks.is_file() || looks.size() > LONGEST || !seals.contains(SEALS) {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The kernel's own mount on which all memory files lie.
+fn memory() -> io::Result<String> {
+    mount_of(&File::from(memfd_create("plyfs", MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// The number of the mount on which an open file lies; asks the file nothing.
+fn mount_of(file: &File) -> io::Result<String> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    let mount = mount.ok_or_else(|| io::Error::other("a descriptor without a mount"))?;
+    Ok(mount.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -117,8 +190,9 @@ mod tests {
             layers: vec!["/a".into(), "/b,c".into()],
         };
         let own = std::process::id();
+        let owners = HashSet::from([nix::unistd::geteuid().as_raw()]);
         let find = || {
-            let servers = servers().unwrap();
+            let servers = servers_of(&owners).unwrap();
             let mut own = servers.into_iter().filter(|server| server.pid == own);
             own.find(|server| server.record == record)
         };
@@ -128,5 +202,33 @@ mod tests {
         assert!(server.is_there());
         drop(kept);
         assert!(!server.is_there());
+    }
+
+    #[test]
+    fn a_record_is_read_from_sealed_memory_only() {
+        let record = MountRecord::default();
+        let text = serde_json::to_vec(&record).unwrap();
+        let memory = memory().unwrap();
+        let told = |file: &File| {
+            read(
+                Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())),
+                &memory,
+            )
+        };
+        assert_eq!(told(&publish(&record).unwrap()), Some(record.clone()));
+        let mut open = File::from(memfd_create(NAME, MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        open.write_all(&text).unwrap();
+        assert_eq!(told(&open), None);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&text).unwrap();
+        assert_eq!(told(&file), None);
+    }
+
+    #[test]
+    fn regression_only_whole_identities_count() {
+        assert_eq!(uid("Name:\ta\nUid:\t7\t7\t7\t7\n"), Some(7));
+        // A set-user-ID program that an ordinary user runs.
+        assert_eq!(uid("Name:\ta\nUid:\t7\t0\t0\t0\n"), None);
+        assert_eq!(uid("Name:\ta\n"), None);
     }
 }

@@ -28,7 +28,7 @@ pub use config::{Config, History, ImageConfig, RootFs};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
 pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT_SIZE, Manifest};
 pub use media_type::{Compression, MediaType};
-pub use platform::{NoMatchingPlatform, Platform};
+pub use platform::{NoMatchingPlatform, Platform, attested};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference};
 pub use runtime::{
     Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Root,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, Index, ParseError, null_as_default, quoted};
+use super::{Descriptor, Digest, Index, ParseError, null_as_default, quoted};
 
 /// An operating system and architecture, in Go's words: `linux/arm/v7`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -314,6 +314,16 @@ impl Index {
 }
 
 /// BuildKit stores provenance beside the images, as manifests for a platform that cannot be.
+/// The image that an entry of an index says something about, such as how it was built.
+///
+/// `None` for what is no attestation, `Some(None)` for one that does not tell.
+pub fn attested(entry: &Descriptor) -> Option<Option<Digest>> {
+    is_attestation(entry).then(|| {
+        let subject = entry.annotations.get("vnd.docker.reference.digest");
+        subject.and_then(|digest| digest.parse().ok())
+    })
+}
+
 fn is_attestation(entry: &Descriptor) -> bool {
     let unknown =
         |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
@@ -326,7 +336,7 @@ fn is_attestation(entry: &Descriptor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Digest, MediaType};
+    use super::super::MediaType;
     use super::*;
 
     #[test]

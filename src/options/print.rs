@@ -59,6 +59,7 @@ impl MountOptions {
             ("noxattrs", self.noxattrs),
             ("volatile", self.volatile),
             ("userxattr", self.userxattr),
+            ("as_lower", self.as_lower),
             ("strict", self.strict),
         ] {
             if on {

@@ -206,7 +206,11 @@ impl Engine {
                 }
                 copy
             }
-            FileKind::Symlink => upper.new_symlink(&self.base.read_link(base.node)?)?,
+            FileKind::Symlink => {
+                // Its target is the content of a file then, and must not be lost in a crash.
+                has_data = upper.override_stat;
+                upper.new_symlink(&self.base.read_link(base.node)?)?
+            }
             _ if upper.override_stat => upper.temporary_file()?,
             kind if upper.needs_placeholder(kind, base.device) => upper.temporary_file()?,
             kind => upper.temporary_node(kind.mode_bits() | 0o600, base.device)?,

@@ -81,7 +81,7 @@ impl Engine {
                     let opaque = temporary.at().set_xattr(&self.upper.names.opaque, b"y", 0);
                     opaque.map_err(failed("marking a directory as opaque"))?;
                 }
-                temporary.exchange(&directory, name)?;
+                drop(temporary.exchange(&directory, name)?);
                 None
             } else if over_whiteout {
                 temporary.replace(&directory, name)?
@@ -91,8 +91,16 @@ impl Engine {
         };
         // From here on it is there, whatever fails.
         let looks = match &file {
-            Some(file) => self.upper.looks(At::file(file))?,
-            None => self.upper.looks(directory.at(name))?,
+            Some(file) => self.upper.looks(At::file(file)),
+            None => self.upper.looks(directory.at(name)),
+        };
+        let looks = match looks {
+            Ok(looks) => looks,
+            Err(error) => {
+                // Whoever looks it up tries again.
+                contents.set_object(name, 0, 0, in_base);
+                return Err(error);
+            }
         };
         let node = self.hold_new(&parent, name, new.kind, looks.stat.ino);
         contents.set_object(name, looks.stat.ino, node.number, in_base);

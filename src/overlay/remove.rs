@@ -9,7 +9,7 @@ use parking_lot::RwLockWriteGuard;
 use super::directory::{Contents, Entry};
 use super::engine::{Engine, check_name};
 use super::node::{Node, Stage};
-use super::upper::failed;
+use super::upper::{Temporary, failed};
 use crate::layer::FileKind;
 use crate::sys::writable::WritableDir;
 use crate::union::{NodeNumber, Result};
@@ -41,7 +41,7 @@ impl Engine {
         self.copy_up_directory(&parent)?;
         // Alone, for what loses its place may be under way to it by this name, and another object
         // may get the name at once.
-        let _alone = self.tree.write();
+        let alone = self.tree.write();
         let mut contents = self.contents_mut(&parent)?;
         let node = self
             .find_in(&parent, &contents, name)?
@@ -50,11 +50,15 @@ impl Engine {
             (true, false) => Err(Errno::EISDIR.into()),
             (false, true) => Err(Errno::ENOTDIR.into()),
             (true, true) => self.remove_node_directory(&parent, &mut contents, name, &node),
-            (false, false) => self.unlink_node(&parent, &mut contents, name, &node),
+            (false, false) => self
+                .unlink_node(&parent, &mut contents, name, &node)
+                .map(|()| None),
         };
         drop(contents);
         self.release(node.number, 1);
-        removed
+        drop(alone);
+        // Now, when others may go on: it may be full of whiteouts.
+        removed.map(drop)
     }
 
     fn unlink_node(
@@ -187,13 +191,14 @@ impl Engine {
         }
     }
 
+    /// Returns what is left to be removed, if something is.
     fn remove_node_directory(
         &self,
         parent: &Arc<Node>,
         contents: &mut Contents,
         name: &[u8],
         node: &Arc<Node>,
-    ) -> Result<()> {
+    ) -> Result<Option<Temporary<'_>>> {
         let mut own = self.contents_mut(node)?;
         if !self.is_empty(&own)? {
             return Err(Errno::ENOTEMPTY.into());
@@ -203,19 +208,23 @@ impl Engine {
         let in_upper = matches!(contents.get(name), Some(Entry::Object(_)));
         let has_whiteouts = own.entries().next().is_some();
         let pin = self.pin_before(node)?;
-        match (in_base, in_upper) {
+        let left = match (in_base, in_upper) {
             (true, true) => {
                 let (whiteout, by_attribute) = self.upper.temporary_whiteout()?;
                 self.mark_whiteouts(&directory, contents, by_attribute)?;
-                whiteout.exchange(&directory, name)?;
+                Some(whiteout.exchange(&directory, name)?)
             }
-            (true, false) => self.put_whiteout(&directory, contents, name)?,
-            (false, _) if has_whiteouts => self.upper.take_out(&directory, name)?,
+            (true, false) => {
+                self.put_whiteout(&directory, contents, name)?;
+                None
+            }
+            (false, _) if has_whiteouts => Some(self.upper.take_out(&directory, name)?),
             (false, _) => {
                 let removed = directory.remove_directory(name);
                 removed.map_err(failed("removing a directory from the upper"))?;
+                None
             }
-        }
+        };
         if in_base {
             contents.set_whiteout(name);
         } else {
@@ -223,7 +232,7 @@ impl Engine {
         }
         own.removed = true;
         self.lost_directory(own, node, pin);
-        Ok(())
+        Ok(left)
     }
 
     /// Notes that a directory is no more.

@@ -356,7 +356,7 @@ impl Engine {
                 .set_permissions(empty.at(), looks.owner.permissions)?;
         }
         let directory = self.upper.directory(place.directory)?;
-        empty.exchange(&directory, place.name)?;
+        drop(empty.exchange(&directory, place.name)?);
         self.upper.forget(node.number);
         let stat = directory.at(place.name).stat();
         let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;

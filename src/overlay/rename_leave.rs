@@ -44,7 +44,7 @@ impl Engine {
             self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
             exchange().map_err(&doing)?;
             // What was replaced lies at the old name now.
-            return whiteout.exchange(old, from.name);
+            return whiteout.exchange(old, from.name).map(drop);
         }
         if at_target.is_none() {
             let by_attribute = self.upper.make_whiteout(new, to.name)?;

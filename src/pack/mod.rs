@@ -37,5 +37,5 @@ pub use compression::Compression;
 pub use directory::{Skipped, write_directory};
 pub use error::{Error, Escaped, Problem};
 pub use limits::Limits;
-pub use unpack::{Packed, Progress, Statistics, pack_archive, pack_layer};
+pub use unpack::{Packed, Progress, Statistics, pack_archive, pack_layer, uncompressed_digest};
 pub use writer::{TarEntry, TarKind, TarWriter};

@@ -65,6 +65,8 @@ impl Entry {
 pub(super) struct Archive<'scope, 'env, R: Read> {
     stream: Stream<'scope, 'env, R>,
     limits: &'env Limits,
+    /// Whether the data of the last entry must be padded.
+    strict: bool,
     /// The current entry.
     pub(super) entry: Entry,
     header: [u8; BLOCK],
@@ -81,10 +83,11 @@ pub(super) struct Archive<'scope, 'env, R: Read> {
 }
 
 impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
-    pub(super) fn new(stream: Stream<'scope, 'env, R>, limits: &'env Limits) -> Self {
+    pub(super) fn new(stream: Stream<'scope, 'env, R>, limits: &'env Limits, strict: bool) -> Self {
         Archive {
             stream,
             limits,
+            strict,
             entry: Entry::default(),
             header: [0; BLOCK],
             pending: false,
@@ -434,11 +437,19 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         self.skip_data()
     }
 
+    /// Goes to the end of the data and its padding. The stream may end before the padding, or within
+    /// it: Go accepts that, and programs that append to layers make such.
     fn skip_data(&mut self) -> Result<(), Error> {
-        self.remaining = self
-            .remaining
-            .saturating_add(std::mem::take(&mut self.padding));
         while self.remaining > 0 {
+            let count = self.data()?.len();
+            self.consume(count);
+        }
+        self.remaining = std::mem::take(&mut self.padding);
+        while self.remaining > 0 {
+            if !self.strict && self.stream.fill()?.is_empty() {
+                self.remaining = 0;
+                return Ok(());
+            }
             let count = self.data()?.len();
             self.consume(count);
         }

@@ -15,7 +15,7 @@ use archive::{Archive, describe, gnu, pack_into, read, record};
 
 use super::{
     Error, Escaped, Limits, Packed, Problem, Progress, Skipped, TarEntry, TarKind, TarWriter,
-    pack_layer, write_directory,
+    pack_archive, pack_layer, write_directory,
 };
 use crate::layer::tree::{Kind, NodeId, Target, Tree};
 use crate::layer::{Metadata, Place, Timestamp};
@@ -701,7 +701,7 @@ fn the_end_of_an_archive() {
         assert_eq!(packed.statistics.uncompressed, bytes.len() as u64);
     }
     let complete = archive.clone().end();
-    for cut in [1, 300, 512, 513, 1023] {
+    for cut in [1, 300, 512] {
         let result = pack(&complete[..cut]);
         assert!(
             matches!(result, Err(Error::Truncated { .. })),
@@ -718,6 +718,24 @@ fn the_end_of_an_archive() {
         .entry(b'V', b"volume", b"", b"", &|_| ())
         .end();
     assert_eq!(problem(&unknown), Problem::UnknownType(b'V'));
+}
+
+/// umoci 0.4.7 does not pad the last file of what `umoci insert` makes, and containerd takes it.
+#[test]
+fn regression_the_last_file_of_a_layer_need_not_be_padded() {
+    let complete = Archive::new().file("f", "x").end();
+    for cut in [513, 600, 1023] {
+        let bytes = &complete[..cut];
+        let staging = tempfile::tempdir().unwrap();
+        let packed = pack_into(bytes, staging.path(), &Limits::default()).unwrap();
+        assert_eq!(describe(&packed.tree, staging.path()), ["f f=x"], "{cut}");
+        assert_eq!(packed.diff_id[..], Sha256::digest(bytes)[..]);
+        // What a person gives us to import was cut.
+        let staging = tempfile::tempdir().unwrap();
+        let progress = Progress::default();
+        let result = pack_archive(bytes, staging.path(), &Limits::default(), &progress);
+        assert!(matches!(result, Err(Error::Truncated { .. })), "{cut}");
+    }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -105,6 +105,22 @@ pub fn pack_archive(
     pack(source, staging, limits, progress, true)
 }
 
+/// The SHA-256 of what a layer blob holds uncompressed.
+///
+/// # Errors
+/// [`Error`].
+pub fn uncompressed_digest(
+    source: impl Read + Send,
+    limits: &Limits,
+    progress: &Progress,
+) -> Result<[u8; 32], Error> {
+    std::thread::scope(|scope| {
+        let stream = Stream::new(scope, source, limits, progress)?;
+        let (digest, _, _) = stream.finish()?;
+        Ok(digest)
+    })
+}
+
 fn pack(
     source: impl Read + Send,
     staging: &Path,
@@ -114,7 +130,7 @@ fn pack(
 ) -> Result<Packed, Error> {
     std::thread::scope(|scope| {
         let stream = Stream::new(scope, source, limits, progress)?;
-        let mut archive = Archive::new(stream, limits);
+        let mut archive = Archive::new(stream, limits, strict);
         let mut contents = Contents::new(staging, limits.holes)?;
         let mut applier = Applier::new(limits);
         while archive.next().map_err(|error| match error {

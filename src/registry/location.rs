@@ -57,9 +57,7 @@ impl Location {
     pub fn open(&self, settings: &Settings) -> Result<Box<dyn Source>, Error> {
         match self {
             #[cfg(feature = "registry")]
-            Self::Registry(reference) => Ok(Box::new(
-                super::Registry::new(settings.clone()).repository(reference),
-            )),
+            Self::Registry(reference) => Ok(Box::new(super::Mirrored::open(settings, reference)?)),
             #[cfg(not(feature = "registry"))]
             Self::Registry(_) => Err(Error::NotBuilt),
             Self::Layout(path, _) => Ok(Box::new(Layout::open(path)?)),

@@ -31,6 +31,8 @@ mod blob;
 #[cfg(feature = "registry")]
 mod client;
 #[cfg(feature = "registry")]
+mod mirrors;
+#[cfg(feature = "registry")]
 mod token;
 #[cfg(feature = "registry")]
 mod transport;
@@ -45,6 +47,8 @@ pub use docker_archive::DockerArchive;
 pub use error::Error;
 pub use layout::Layout;
 pub use location::Location;
+#[cfg(feature = "registry")]
+pub use mirrors::{MirrorFiles, Mirrored};
 
 use std::fmt;
 use std::io::Read;
@@ -198,6 +202,9 @@ pub struct Settings {
     pub auth: AuthFiles,
     /// Credentials for the registry that decide before any file.
     pub credentials: Option<Credentials>,
+    /// Where it is written which mirrors registries have.
+    #[cfg(feature = "registry")]
+    pub mirrors: MirrorFiles,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long a server may send nothing at all.
@@ -223,6 +230,8 @@ impl Default for Settings {
             proxy: Proxies::default(),
             auth: AuthFiles::default(),
             credentials: None,
+            #[cfg(feature = "registry")]
+            mirrors: MirrorFiles::default(),
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
             attempts: 8,

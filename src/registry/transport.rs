@@ -194,11 +194,14 @@ impl Transport {
                             Ok(response)
                         };
                     }
-                    log::debug!(
-                        "{} answered with status {}",
-                        response.url,
-                        response.status()
-                    );
+                    let (host, status) = (response.url.host(), response.status());
+                    match asked {
+                        Some(wait) if status == 429 => log::warn!(
+                            "{host} has answered too many requests; waiting {} seconds, as it asks",
+                            wait.as_secs()
+                        ),
+                        _ => log::debug!("{} answered with status {status}", response.url),
+                    }
                     drop(response);
                     self.pause(failures, asked);
                 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
+use crate::cause;
+
 use super::metadata::{New, Snapshot};
 use super::mounts::Purpose;
 use super::{Error, Kind, Labels, Mount, Result, Snapshotter, served};
@@ -72,8 +74,14 @@ impl Snapshotter {
             place(snapshot)
         });
         if let (Err(_), Some(number)) = (&created, number) {
-            self.store.discard_snapshot(number)?;
-            self.store.empty_trash()?;
+            // The caller is to hear why there is none; the next cleanup removes what is left.
+            if let Err(error) = self.store.discard_snapshot(number) {
+                log::warn!(
+                    "snapshot {number} is removed later: {}",
+                    cause::chain(&error)
+                );
+            }
+            self.store.clear_trash();
         }
         created
     }

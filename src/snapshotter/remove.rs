@@ -48,7 +48,7 @@ impl Snapshotter {
         if !left.is_empty() {
             log::info!("removing what is left of {} snapshots", left.len());
         }
-        self.store.empty_trash()?;
+        self.store.clear_trash();
         if self.images_to_sweep.swap(false, Ordering::Relaxed) {
             let done = self.sweep().unwrap_or_else(|error| {
                 // An image that is damaged is no reason to serve nothing.
@@ -74,6 +74,7 @@ impl Snapshotter {
     fn discard(&self, number: u64) -> Result<()> {
         served::end(&self.store, number)?;
         self.store.discard_snapshot(number)?;
-        Ok(self.store.empty_trash()?)
+        self.store.clear_trash();
+        Ok(())
     }
 }

@@ -50,6 +50,8 @@ pub(super) fn ensure(store: &Store, number: u64) -> Result<PathBuf> {
         root: Some(store.root().to_owned()),
         snapshot: Some(number),
         read_only: Some(true),
+        // Lower directories of the kernel's overlay, while a layer is unpacked.
+        as_lower: true,
         ..MountOptions::default()
     };
     let mut command = Command::new(HELPER);
@@ -77,7 +79,7 @@ pub(super) fn end(store: &Store, number: u64) -> Result<()> {
         return Ok(());
     }
     mount::unmount(&directory, true)?;
-    let place = Some(directory.display().to_string());
+    let place = Some(mount::path_text(&directory));
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         if !store.leases()?.iter().any(|it| it.mount_point == place) {

@@ -12,11 +12,17 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, files};
+use crate::cause;
 use crate::oci::Digest;
+use crate::sys::writable::WritableDir;
+
+/// How long a container that is in use is waited for: who looked at it has done by then.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What is recorded of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,30 +104,77 @@ impl Store {
         Ok(found)
     }
 
-    /// Takes a container for use; `None` if there is none of that name.
+    /// Takes a container for use; `None` if there is none of that name. Who only looks whether it is
+    /// used has it for a moment, so it is tried for a while.
     ///
     /// # Errors
     /// [`Error::ContainerInUse`], [`Error::Io`] or [`Error::Json`].
     pub fn container(&self, name: &str) -> Result<Option<Container>> {
+        let started = Instant::now();
+        loop {
+            match self.try_container(name) {
+                Err(Error::ContainerInUse(_)) if started.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`Store::container`], at once.
+    fn try_container(&self, name: &str) -> Result<Option<Container>> {
         let directory = self.containers_path().join(name);
-        let Some(record) = read_record(&directory)? else {
-            return Ok(None);
-        };
         let path = directory.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
-        let lock = file.map_err(|error| Error::io(error, "opening", &path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(Container {
+        loop {
+            if read_record(&directory)?.is_none() {
+                return Ok(None);
+            }
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path);
+            let lock = match file {
+                Ok(lock) => lock,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(Error::io(error, "opening", &path)),
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::ContainerInUse(name.to_owned()));
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", &path)),
+            }
+            let there = files::is_at(&lock, &path);
+            if !there.map_err(|error| Error::io(error, "reading", &path))? {
+                // It was removed meanwhile, and there may be another one.
+                continue;
+            }
+            // Only now it is certain whose record it is.
+            return Ok(read_record(&directory)?.map(|record| Container {
                 directory,
                 name: name.to_owned(),
                 record,
                 lock,
-            })),
-            Err(TryLockError::WouldBlock) => Err(Error::ContainerInUse(name.to_owned())),
+            }));
+        }
+    }
+
+    /// Whether a process uses a container. Who wants to use it is not kept from that.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_container_in_use(&self, name: &str) -> Result<bool> {
+        let path = self.containers_path().join(name).join("lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io(error, "opening", &path)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &path)),
         }
     }
@@ -140,49 +193,74 @@ impl Store {
         }
         // The root of the upper is seen as the root of the container.
         let upper = staging.path().join("upper");
+        // Nor do ACLs for what lies below the store belong to the container.
+        WritableDir::open(&upper)
+            .and_then(|directory| directory.at(b"").remove_acls())
+            .map_err(|error| Error::io(error, "making", &upper))?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&upper, mode).map_err(|e| Error::io(e, "making", &upper))?;
         let path = staging.path().join("container.json");
         let bytes = serde_json::to_vec(&record).map_err(|error| Error::json(error, &path))?;
         files::write_file(self.root(), &path, &bytes)?;
+        // Locked before anybody can see it: who finds it unlocked may remove it.
+        let path = staging.path().join("lock");
+        let lock = File::create_new(&path).and_then(|lock| lock.lock().map(|()| lock));
+        let lock = lock.map_err(|error| Error::io(error, "locking", &path))?;
         let target = parent.join(name);
         match std::fs::rename(staging.path(), &target) {
             Ok(()) => files::sync_parent(&target)?,
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 return Err(Error::ContainerExists(name.to_owned()));
             }
             Err(error) => return Err(Error::io(error, "making", &target)),
         }
-        match self.container(name)? {
-            Some(container) => Ok(container),
-            None => Err(Error::ContainerInUse(name.to_owned())),
-        }
+        Ok(Container {
+            directory: target,
+            name: name.to_owned(),
+            record,
+            lock,
+        })
     }
 
-    /// Removes a container with all its changes.
+    /// Removes a container with all its changes. What only it needed of the store is garbage then.
     ///
     /// # Errors
-    /// [`Error::Io`]; then what is left of it is in the trash, or it is whole.
+    /// [`Error::Io`]; then it is whole, but on a full disk.
     pub fn remove_container(&self, container: Container) -> Result<()> {
         self.trash(&container.directory)?;
         drop(container.lock);
-        self.empty_trash()
+        self.clear_trash();
+        Ok(())
     }
 
-    /// Removes containers that should have gone with their mounts, whose server was killed.
+    /// Removes containers that should have gone with their mounts, whose server was killed, and
+    /// what only they needed.
     ///
     /// # Errors
     /// As [`Store::remove_container`].
     pub fn remove_abandoned_containers(&self) -> Result<()> {
+        let mut removed = false;
         for (name, record) in self.containers()? {
             if !record.ephemeral {
                 continue;
             }
-            match self.container(&name) {
-                Ok(Some(container)) => self.remove_container(container)?,
-                Ok(None) | Err(Error::ContainerInUse(_)) => {}
+            match self.try_container(&name) {
+                // The one that was listed may have made room for another.
+                Ok(Some(container)) if container.record.ephemeral => {
+                    self.remove_container(container)?;
+                    removed = true;
+                }
+                Ok(_) | Err(Error::ContainerInUse(_)) => {}
                 Err(error) => return Err(error),
             }
+        }
+        if removed && let Err(error) = self.sweep_but_interrupted(SystemTime::now()) {
+            log::info!("nothing could be collected: {}", cause::chain(&error));
         }
         Ok(())
     }
@@ -274,5 +352,105 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn regression_acls_for_what_lies_below_the_store_are_not_the_containers() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &Path| WritableDir::open(path).unwrap();
+        let mut acl = vec![2, 0, 0, 0];
+        for (tag, id) in [
+            (1u16, u32::MAX),
+            (2, 1234),
+            (4, u32::MAX),
+            (16, u32::MAX),
+            (32, u32::MAX),
+        ] {
+            acl.extend(tag.to_le_bytes());
+            acl.extend([7, 0]);
+            acl.extend(id.to_le_bytes());
+        }
+        let set = at(directory.path())
+            .at(b"")
+            .set_xattr(b"system.posix_acl_default", &acl, 0);
+        if let Err(error) = set {
+            assert!(std::env::var_os("CI").is_none(), "{error}");
+            println!("SKIP: no ACLs here: {error}");
+            return;
+        }
+        let store = Store::create(directory.path()).unwrap();
+        let web = store.create_container("web", record()).unwrap();
+        std::fs::create_dir(store.root().join("snapshots")).unwrap();
+        let snapshot = store.create_snapshot(7).unwrap();
+        for upper in [web.upper(), snapshot.upper()] {
+            let names = at(&upper).at(b"").xattr_names().unwrap();
+            assert_eq!(names.escape_ascii().to_string(), "");
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&upper).unwrap());
+            assert_eq!(mode & 0o777, 0o755);
+        }
+    }
+
+    #[test]
+    fn regression_a_new_container_is_locked_when_it_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let ephemeral = ContainerRecord {
+            ephemeral: true,
+            ..record()
+        };
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.remove_abandoned_containers().unwrap();
+                }
+            });
+            for n in 0..200 {
+                let made = store.create_container("web", ephemeral.clone());
+                let kept = made.as_ref().is_ok_and(|made| made.upper().is_dir());
+                if !kept {
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                assert!(kept, "{n}: {made:?}");
+                store.remove_container(made.unwrap()).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn regression_who_looks_at_a_container_does_not_keep_others_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let web = store.create_container("web", record()).unwrap();
+        assert!(store.is_container_in_use("web").unwrap());
+        drop(web);
+        assert!(!store.is_container_in_use("web").unwrap());
+        // Somebody is looking at this moment.
+        let looking = File::open(directory.path().join("containers/web/lock")).unwrap();
+        looking.lock_shared().unwrap();
+        assert!(!store.is_container_in_use("web").unwrap());
+        let taken = std::thread::scope(|scope| {
+            let taken = scope.spawn(|| store.container("web"));
+            std::thread::sleep(PATIENCE / 6);
+            drop(looking);
+            taken.join().unwrap()
+        });
+        assert!(taken.unwrap().is_some());
+    }
+
+    #[test]
+    fn regression_a_lock_of_a_container_that_is_gone_locks_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let old = store.create_container("web", record()).unwrap();
+        store.trash(&old.directory).unwrap();
+        let new = store.create_container("web", record()).unwrap();
+        drop(old);
+        assert!(matches!(
+            store.try_container("web"),
+            Err(Error::ContainerInUse(_))
+        ));
+        drop(new);
     }
 }

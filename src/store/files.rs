@@ -140,3 +140,65 @@ pub(super) fn remove_tree_if_there(path: &Path) -> Result<()> {
         }
     }
 }
+
+/// Removes a directory where it is. First goes what shows that it is whole, so that a crash does not
+/// leave half of it to be taken for all; last its lock, so that nobody uses it meanwhile.
+pub(super) fn remove_in_place(directory: &Path) -> Result<()> {
+    for name in ["layer.json", "container.json", "image.json"] {
+        remove_if_there(&directory.join(name))?;
+    }
+    let lock = directory.join("lock");
+    if !lock.exists() {
+        return remove_tree_if_there(directory);
+    }
+    let failed = |error| Error::io(error, "removing", directory);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        match path.is_dir() && !path.is_symlink() {
+            _ if path == lock => {}
+            true => remove_tree_if_there(&path)?,
+            false => remove_if_there(&path)?,
+        }
+    }
+    remove_if_there(&lock)?;
+    match std::fs::remove_dir(directory) {
+        // Who waited for the lock has made a new one.
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Err(failed(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory that nobody can remove, not even root, until the result is dropped.
+#[cfg(test)]
+pub(super) fn stuck_in_tests(directory: &Path) -> impl Drop + use<> {
+    use std::os::unix::fs::PermissionsExt;
+    struct Stuck(PathBuf, bool);
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            if self.1 {
+                let mut umount = std::process::Command::new("umount");
+                assert!(umount.arg(self.0.join("stuck")).status().unwrap().success());
+            } else {
+                let writable = std::fs::Permissions::from_mode(0o700);
+                std::fs::set_permissions(&self.0, writable).unwrap();
+            }
+        }
+    }
+    let inner = directory.join("stuck");
+    std::fs::create_dir(&inner).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=4k", "tmpfs"]);
+    let mounted = nix::unistd::geteuid().is_root() && mount.arg(&inner).status().unwrap().success();
+    if !mounted {
+        let fixed = std::fs::Permissions::from_mode(0o500);
+        std::fs::set_permissions(directory, fixed).unwrap();
+    }
+    Stuck(directory.to_owned(), mounted)
+}

@@ -6,13 +6,16 @@
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::{Error, LeaseKind, LeaseRecord, Result, Store, StoreLock, files, reserve};
+use super::tidy::RESUMABLE;
+use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
+use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
 /// Kind of an object of the store.
@@ -65,9 +68,38 @@ impl Store {
         self.sweep_ingests(now)?;
         let swept = self.sweep_locked(&lock, now, Duration::ZERO)?;
         drop(lock);
-        self.empty_trash()?;
+        self.clear_trash();
         self.keep_reserve()?;
         Ok(swept)
+    }
+
+    /// As [`Store::sweep`], but keeps the layers that interrupted pulls had finished.
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub(super) fn sweep_but_interrupted(&self, now: SystemTime) -> Result<()> {
+        let lock = self.lock()?;
+        self.sweep_locked(&lock, now, RESUMABLE)?;
+        drop(lock);
+        self.clear_trash();
+        self.keep_reserve()
+    }
+
+    /// All that the owners of live leases need.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn leased(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
+        let mut live = HashSet::new();
+        for lease in self.leases_under(lock)? {
+            match self.mark_lease(&mut live, lease) {
+                Ok(()) => {}
+                Err(error @ Error::Io { .. }) => return Err(error),
+                // What it needs cannot be told: it may be anything.
+                Err(_) => live.extend(self.objects()?),
+            }
+        }
+        Ok(live)
     }
 
     /// Removes what nothing refers to, but for what pulls that were interrupted less than
@@ -92,7 +124,7 @@ impl Store {
                 files::remove_if_there(&lease.path)?;
             }
         }
-        let live = self.mark(leases.live)?;
+        let live = self.mark(leases.live, &[])?;
         for object in self.objects()? {
             if !live.contains(&object) {
                 swept.bytes += self.discard(&object)?;
@@ -102,10 +134,31 @@ impl Store {
         Ok(swept)
     }
 
-    /// Everything that the images and leases need.
-    fn mark(&self, leases: Vec<LeaseRecord>) -> Result<HashSet<Object>> {
+    /// What would become garbage if these images were unpublished; nothing is removed.
+    ///
+    /// # Errors
+    /// What marking reports.
+    pub fn garbage_without(&self, gone: &[Record]) -> Result<Swept> {
+        let lock = self.lock()?;
+        let before = self.mark(self.read_leases(&lock)?.live, &[])?;
+        let after = self.mark(self.read_leases(&lock)?.live, gone)?;
+        let mut garbage = Swept::default();
+        for object in self.objects()? {
+            if before.contains(&object) && !after.contains(&object) {
+                garbage.bytes += allocated_bytes(&self.object_path(&object))?;
+                garbage.objects.push(object);
+            }
+        }
+        Ok(garbage)
+    }
+
+    /// Everything that the leases need, and the images but for those in `gone`.
+    fn mark(&self, leases: Vec<LeaseRecord>, gone: &[Record]) -> Result<HashSet<Object>> {
         let mut live = HashSet::new();
         for image in self.images()? {
+            if gone.contains(&image) {
+                continue;
+            }
             self.mark_document(&mut live, image.descriptor.digest, true)?;
         }
         for (_, container) in self.containers()? {
@@ -117,14 +170,19 @@ impl Store {
             self.mark_document(&mut live, snapshot.manifest_digest, true)?;
         }
         for lease in leases {
-            for digest in lease.digests {
-                for kind in [ObjectKind::Layer, ObjectKind::Chain] {
-                    live.insert(Object { kind, digest });
-                }
-                self.mark_document(&mut live, digest, false)?;
-            }
+            self.mark_lease(&mut live, lease)?;
         }
         Ok(live)
+    }
+
+    fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
+        for digest in lease.digests {
+            for kind in [ObjectKind::Layer, ObjectKind::Chain] {
+                live.insert(Object { kind, digest });
+            }
+            self.mark_document(live, digest, false)?;
+        }
+        Ok(())
     }
 
     /// Marks a blob and, if it is a manifest or index, all that it refers to.
@@ -232,19 +290,23 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn discard(&self, object: &Object) -> Result<u64> {
-        let path = match object.kind {
-            ObjectKind::Blob => self.blob_path(&object.digest),
-            ObjectKind::Layer => self.layer_path(&DiffId(object.digest)),
-            ObjectKind::Chain => self.chain_path(&ChainId(object.digest)),
-        };
+        let path = self.object_path(object);
         let size = allocated_bytes(&path)?;
         self.trash(&path)?;
         Ok(size)
     }
 
+    fn object_path(&self, object: &Object) -> PathBuf {
+        match object.kind {
+            ObjectKind::Blob => self.blob_path(&object.digest),
+            ObjectKind::Layer => self.layer_path(&DiffId(object.digest)),
+            ObjectKind::Chain => self.chain_path(&ChainId(object.digest)),
+        }
+    }
+
     pub(super) fn trash(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let trash = self.root().join("trash");
+        let trash = self.trash_path();
         // A name that no other process uses now; a killed one may have left it.
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let target = loop {
@@ -256,9 +318,7 @@ impl Store {
         };
         match std::fs::rename(path, &target) {
             // No space for another entry in the trash.
-            Err(error) if reserve::is_full(&error) && path.is_dir() => {
-                files::remove_tree_if_there(path)
-            }
+            Err(error) if reserve::is_full(&error) && path.is_dir() => files::remove_in_place(path),
             Err(error) if reserve::is_full(&error) => files::remove_if_there(path),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(error, "removing", path))
@@ -268,24 +328,64 @@ impl Store {
     }
 
     /// Deletes what earlier removals moved into the trash. One process does so at a time; others
-    /// wait, and find nothing left of what they moved there.
+    /// wait, and find nothing left of what they moved there. What cannot be deleted stays, and is
+    /// no hindrance to the rest.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], for the first that cannot be deleted.
     pub fn empty_trash(&self) -> Result<()> {
-        let trash = self.root().join("trash");
-        let lock = File::open(&trash).map_err(|error| Error::io(error, "opening", &trash))?;
-        lock.lock()
-            .map_err(|error| Error::io(error, "locking", &trash))?;
+        let trash = self.open_trash()?;
+        trash
+            .lock()
+            .map_err(|error| Error::io(error, "locking", &self.trash_path()))?;
+        self.delete_trash()
+    }
+
+    /// As [`Store::empty_trash`], where nothing depends on it: what cannot be deleted is told once,
+    /// and left to who comes next.
+    pub fn clear_trash(&self) {
+        static TOLD: Once = Once::new();
+        if let Err(error) = self.empty_trash() {
+            TOLD.call_once(|| {
+                let why = cause::chain(&error);
+                log::warn!("some of what was removed takes up space still: {why}");
+            });
+        }
+    }
+
+    /// As [`Store::empty_trash`], unless another process is at it.
+    pub(super) fn empty_trash_if_free(&self) -> Result<()> {
+        let trash = self.open_trash()?;
+        match trash.try_lock() {
+            Ok(()) => self.delete_trash(),
+            Err(TryLockError::WouldBlock) => Ok(()),
+            Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &self.trash_path())),
+        }
+    }
+
+    fn open_trash(&self) -> Result<File> {
+        let path = self.trash_path();
+        File::open(&path).map_err(|error| Error::io(error, "opening", &path))
+    }
+
+    /// Deletes what is in the trash, which is locked.
+    fn delete_trash(&self) -> Result<()> {
+        let trash = self.trash_path();
+        let mut result = Ok(());
         for name in names(&trash)? {
             let path = trash.join(name);
-            if path.is_dir() {
-                files::remove_tree_if_there(&path)?;
+            let deleted = if path.is_dir() {
+                files::remove_tree_if_there(&path)
             } else {
-                files::remove_if_there(&path)?;
-            }
+                files::remove_if_there(&path)
+            };
+            result = result.and(deleted);
         }
-        Ok(())
+        result
+    }
+
+    fn trash_path(&self) -> PathBuf {
+        self.root().join("trash")
     }
 }
 
@@ -302,18 +402,51 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
 }
 
 /// Bytes that a file or directory tree occupies.
-fn allocated_bytes(path: &Path) -> Result<u64> {
+pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;
     let mut pending: Vec<PathBuf> = vec![path.to_owned()];
     while let Some(path) = pending.pop() {
-        let metadata =
-            std::fs::symlink_metadata(&path).map_err(|error| Error::io(error, "reading", &path))?;
+        let metadata = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            // What another process works on comes and goes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io(error, "reading", &path)),
+        };
         bytes += metadata.blocks() * 512;
         if metadata.is_dir() {
-            let children = names(&path)?;
-            pending.extend(children.into_iter().map(|name| path.join(name)));
+            match names(&path) {
+                Ok(children) => pending.extend(children.into_iter().map(|name| path.join(name))),
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store whose trash has an entry that nobody can delete: a directory that is mounted on would
+    /// be one; a name in a directory without write permission is one for all but root.
+    #[test]
+    fn regression_what_cannot_be_deleted_is_no_hindrance() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let trash = directory.path().join("trash");
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir_all(trash.join(name).join("in")).unwrap();
+        }
+        let stuck = files::stuck_in_tests(&trash.join("b"));
+        assert!(store.empty_trash().is_err());
+        assert_eq!(names(&trash).unwrap(), ["b"]);
+        store.clear_trash();
+        let digest = Digest::of(b"blob");
+        let ingest = store.ingest(&digest, || ()).unwrap();
+        ingest.finish(&store).unwrap();
+        assert!(store.sweep(SystemTime::now()).is_ok());
+        drop(stuck);
+    }
 }

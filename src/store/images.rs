@@ -143,29 +143,18 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn publish(&self, lock: &StoreLock, image: Record) -> Result<()> {
+        self.publish_all(lock, vec![image])
+    }
+
+    /// As [`Store::publish`], for several at once: all are published, or none.
+    ///
+    /// # Errors
+    /// As [`Store::publish`].
+    pub fn publish_all(&self, lock: &StoreLock, new: Vec<Record>) -> Result<()> {
         self.update(lock, files::write_file, |images| {
-            let named =
-                |other: &Record| other.reference.is_some() && other.reference == image.reference;
-            if images
-                .iter()
-                .any(|other| named(other) && same(other, &image))
-            {
-                return;
+            for image in new {
+                publish_one(images, image);
             }
-            for other in images.iter_mut().filter(|other| named(other)) {
-                other.reference = None;
-            }
-            // An image that has a name needs no nameless record beside it.
-            images.retain(|other| other.reference.is_some() || !same(other, &image));
-            images.push(image);
-            let tagged: Vec<Digest> = images
-                .iter()
-                .filter(|image| image.reference.is_some())
-                .map(|image| image.descriptor.digest)
-                .collect();
-            images.retain(|image| {
-                image.reference.is_some() || !tagged.contains(&image.descriptor.digest)
-            });
         })
     }
 
@@ -284,6 +273,28 @@ impl Store {
             None => None,
         })
     }
+}
+
+fn publish_one(images: &mut Vec<Record>, image: Record) {
+    let named = |other: &Record| other.reference.is_some() && other.reference == image.reference;
+    if images
+        .iter()
+        .any(|other| named(other) && same(other, &image))
+    {
+        return;
+    }
+    for other in images.iter_mut().filter(|other| named(other)) {
+        other.reference = None;
+    }
+    // An image that has a name needs no nameless record beside it.
+    images.retain(|other| other.reference.is_some() || !same(other, &image));
+    images.push(image);
+    let tagged: Vec<Digest> = images
+        .iter()
+        .filter(|image| image.reference.is_some())
+        .map(|image| image.descriptor.digest)
+        .collect();
+    images.retain(|image| image.reference.is_some() || !tagged.contains(&image.descriptor.digest));
 }
 
 fn same(a: &Record, b: &Record) -> bool {

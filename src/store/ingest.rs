@@ -26,6 +26,13 @@ pub struct Ingest {
 }
 
 impl Store {
+    /// How many bytes of a blob were received that is not complete yet.
+    #[must_use]
+    pub fn received_bytes(&self, digest: &Digest) -> u64 {
+        let name = format!("ingest/{}-{}/blob", digest.algorithm(), digest.hex());
+        std::fs::metadata(self.root().join(name)).map_or(0, |blob| blob.len())
+    }
+
     /// Locks the ingest of a blob, waiting for whoever has it; `waiting` is called before that.
     ///
     /// # Errors
@@ -145,11 +152,12 @@ impl Ingest {
     /// Ends the ingest: what is still in it is removed.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`] when it cannot leave its place.
     pub fn finish(self, store: &Store) -> Result<()> {
         // Out of the way in one step, while the lock is held: who comes now begins anew.
         store.trash(&self.directory)?;
         drop(self.lock);
-        store.empty_trash()
+        store.clear_trash();
+        Ok(())
     }
 }

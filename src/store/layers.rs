@@ -102,12 +102,20 @@ impl Store {
     }
 
     /// Moves a packed layer, which must be complete and synced, to its place. When another process
-    /// was faster, its layer stays and this one is removed.
+    /// was faster, its layer stays and this one is removed. The caller does not hold the store's lock.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn commit_layer(&self, staged: &Path, layer: &DiffId) -> Result<()> {
-        commit_directory(staged, &self.layer_path(layer))
+        let target = self.layer_path(layer);
+        if target.exists() && !self.has_layer(layer) {
+            // What a crash left of one that was being deleted in its place.
+            let _lock = self.lock()?;
+            if !self.has_layer(layer) {
+                self.trash(&target)?;
+            }
+        }
+        commit_directory(staged, &target)
     }
 
     /// Whether the chain index is there.
@@ -157,5 +165,32 @@ fn commit_directory(staged: &Path, target: &Path) -> Result<()> {
             files::remove_tree_if_there(staged)
         }
         Err(error) => Err(Error::io(error, "storing", target)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_what_is_left_of_a_layer_is_not_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let layer = DiffId(Digest::of(b"layer"));
+        let path = store.layer_path(&layer);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("pack"), b"half").unwrap();
+        let staging = store.staging().unwrap();
+        std::fs::write(staging.path().join("pack"), b"whole").unwrap();
+        std::fs::write(staging.path().join("layer.json"), b"{}").unwrap();
+        store.commit_layer(staging.path(), &layer).unwrap();
+        assert_eq!(std::fs::read(path.join("pack")).unwrap(), b"whole");
+
+        // The other way round: no moment shows half a layer as a whole one.
+        std::fs::create_dir(path.join("files")).unwrap();
+        let stuck = files::stuck_in_tests(&path.join("files"));
+        assert!(files::remove_in_place(&path).is_err());
+        assert!(!store.has_layer(&layer) && path.exists());
+        drop(stuck);
     }
 }

@@ -112,7 +112,11 @@ impl Store {
             let mut lease = Lease { file, path };
             match lease.write(record) {
                 Err(Error::Io { source, .. }) if reserve::is_full(&source) => {
-                    let taken = reserve::take(self.root(), Reserved::Lease, &lease.path);
+                    // A pull would find no space for anything else either.
+                    let taken = match record.kind {
+                        LeaseKind::Pull => Ok(None),
+                        _ => reserve::take(self.root(), Reserved::Lease, &lease.path),
+                    };
                     match taken.map_err(|error| Error::io(error, "making", &lease.path))? {
                         Some(file) => lease.file = file,
                         None => {

@@ -24,8 +24,12 @@
 //!   kept that could be wrong.
 //!
 //! # Locking
-//! `lock` (flock) is held briefly and never while waiting for another lock. An ingest is locked by
-//! the flock on its own `lock` file. A lease is live as long as its file is locked.
+//! All locks are flocks. `lock` is held while `index.json` changes and while garbage is swept, and
+//! never while waiting for another lock: those that are taken under it are only tried. An ingest and
+//! a container are locked by their own `lock` file, what is being made under `ingest/*.new` by itself,
+//! the trash by its directory, while it is emptied, which happens under no other lock. A lease is live
+//! as long as its file is locked. Whoever locks a file by its name looks afterwards whether it still
+//! has that name.
 
 mod containers;
 mod error;
@@ -42,7 +46,7 @@ mod staging;
 mod sync;
 mod tidy;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -190,6 +194,17 @@ impl Store {
         lock_at(&self.root)
     }
 
+    /// As [`Store::lock`], unless another process has it.
+    fn try_lock(&self) -> Result<Option<StoreLock>> {
+        let path = self.root.join("lock");
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(StoreLock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &path)),
+        }
+    }
+
     /// Where the blob with this digest lies, or would.
     #[must_use]
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -266,13 +281,17 @@ impl Store {
 
 fn lock_at(root: &Path) -> Result<StoreLock> {
     let path = root.join("lock");
+    let file = open_lock(&path)?;
+    file.lock()
+        .map_err(|error| Error::io(error, "locking", &path))?;
+    Ok(StoreLock(file))
+}
+
+fn open_lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path);
-    let file = file.map_err(|error| Error::io(error, "opening", &path))?;
-    file.lock()
-        .map_err(|error| Error::io(error, "locking", &path))?;
-    Ok(StoreLock(file))
+        .open(path);
+    file.map_err(|error| Error::io(error, "opening", path))
 }

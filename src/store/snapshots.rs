@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, files};
 use crate::oci::Digest;
+use crate::sys::writable::WritableDir;
 
 /// The image that a snapshot stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +93,10 @@ impl Store {
         make(&directory.work(), 0o700, false)?;
         let upper = directory.upper();
         make(&upper, 0o755, false)?;
-        // Whatever the umask is: it is seen as the root of a container.
+        // Whatever the umask and the ACLs above are: it is seen as the root of a container.
+        WritableDir::open(&upper)
+            .and_then(|directory| directory.at(b"").remove_acls())
+            .map_err(|error| Error::io(error, "making", &upper))?;
         std::fs::set_permissions(&upper, PermissionsExt::from_mode(0o755))
             .map_err(|error| Error::io(error, "making", &upper))?;
         Ok(directory)

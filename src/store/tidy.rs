@@ -5,13 +5,13 @@
 //! * What an interrupted pull can go on with stays for [`RESUMABLE`]: the prefixes of blobs, and
 //!   the layers that it had finished. What was packed of an unfinished layer does not.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::garbage::names;
-use super::{Error, LeaseKind, Result, Store, files};
+use super::garbage::{allocated_bytes, names};
+use super::{Error, LeaseKind, Result, Store, StoreLock, files};
 
 /// How long an interrupted pull is kept for whoever wants to go on with it.
 pub(super) const RESUMABLE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -23,16 +23,34 @@ impl Store {
     /// # Errors
     /// [`Error::Io`], or what marking reports.
     pub fn tidy(&self, now: SystemTime) -> Result<()> {
-        let lock = self.lock()?;
+        self.tidy_locked(self.lock()?, now)?;
+        let emptied = self.empty_trash();
+        self.keep_reserve()?;
+        emptied
+    }
+
+    /// As [`Store::tidy`], but waits for nobody: what another process is at stays for the next time.
+    ///
+    /// # Errors
+    /// As [`Store::tidy`].
+    pub fn tidy_if_free(&self, now: SystemTime) -> Result<()> {
+        let Some(lock) = self.try_lock()? else {
+            return Ok(());
+        };
+        self.tidy_locked(lock, now)?;
+        let emptied = self.empty_trash_if_free();
+        self.keep_reserve()?;
+        emptied
+    }
+
+    fn tidy_locked(&self, lock: StoreLock, now: SystemTime) -> Result<()> {
         self.sweep_ingests(now)?;
         let leases = self.read_leases(&lock)?;
         let ended = |kind| kind != LeaseKind::Pull;
         if leases.ended.iter().any(|lease| ended(lease.record.kind)) {
             self.sweep_locked(&lock, now, RESUMABLE)?;
         }
-        drop(lock);
-        self.empty_trash()?;
-        self.keep_reserve()
+        Ok(())
     }
 
     /// Forgets that pulls of `image` were interrupted: what they fetched is part of an image now.
@@ -49,15 +67,21 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what interrupted pulls could go on with, whatever its age.
+    /// Removes what interrupted pulls could go on with, whatever its age; returns the bytes that
+    /// this freed.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn drop_interrupted(&self) -> Result<()> {
+    pub fn drop_interrupted(&self) -> Result<u64> {
         let lock = self.lock()?;
+        let ingests = self.root().join("ingest");
+        let before = allocated_bytes(&ingests)?;
         self.sweep_ingests_older(SystemTime::UNIX_EPOCH, Duration::ZERO)?;
+        let after = allocated_bytes(&ingests)?;
         drop(lock);
-        self.empty_trash()
+        self.empty_trash()?;
+        // A pull that goes on meanwhile receives more than is dropped, perhaps.
+        Ok(before.saturating_sub(after))
     }
 
     pub(super) fn sweep_ingests(&self, now: SystemTime) -> Result<()> {
@@ -71,13 +95,13 @@ impl Store {
         for name in names(&directory)? {
             let path = directory.join(&name);
             if name.ends_with(files::TEMPORARY) {
-                if let Ended::Yes(_held) = ended(&path)? {
+                if let Some(_held) = ended(&path)? {
                     self.trash(&path)?;
                 }
                 continue;
             }
             // The lock is held until the directory has left its place.
-            let Ended::Yes(_held) = ended(&path.join("lock"))? else {
+            let Some(_held) = abandoned(&path)? else {
                 continue;
             };
             let age = match std::fs::metadata(path.join("blob")) {
@@ -102,19 +126,119 @@ impl Store {
     }
 }
 
-/// Whether the process has ended that had something locked.
-enum Ended {
-    /// It has; the lock is ours now, if there is one.
-    Yes(#[allow(dead_code)] Option<File>),
-    No,
+/// The lock of something whose process has ended; it is ours now. `None` if the process lives, or
+/// has done with it meanwhile.
+fn ended(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => hold(file, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(error, "opening", path)),
+    }
 }
 
-fn ended(path: &Path) -> Result<Ended> {
-    match File::open(path) {
-        Ok(file) if file.try_lock().is_err() => Ok(Ended::No),
-        Ok(file) => Ok(Ended::Yes(Some(file))),
-        // Killed before it was locked for the first time, or done meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ended::Yes(None)),
-        Err(error) => Err(Error::io(error, "opening", path)),
+/// Locks a file, unless somebody else has it locked or has moved it away.
+fn hold(file: File, path: &Path) -> Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", path)),
+    }
+    let there = files::is_at(&file, path).map_err(|error| Error::io(error, "reading", path))?;
+    Ok(there.then_some(file))
+}
+
+/// The lock of an ingest that nobody works at.
+fn abandoned(directory: &Path) -> Result<Option<File>> {
+    let path = directory.join("lock");
+    match File::open(&path) {
+        Ok(file) => return hold(file, &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(error, "opening", &path)),
+    }
+    // Its process was killed before it made the lock, or is about to. Nothing but the removal of an
+    // empty directory is certain not to take from it what it has by now.
+    match std::fs::remove_dir(directory) {
+        Ok(()) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        Err(error) => return Err(Error::io(error, "removing", directory)),
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    match file {
+        Ok(file) => hold(file, &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(error, "opening", &path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn regression_a_sweep_takes_no_ingest_from_who_works_at_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        store.sweep_ingests(SystemTime::now()).unwrap();
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                let ingest = store.ingest(&Digest::of(b"blob"), || ()).unwrap();
+                let kept = ingest.open_blob().is_ok() && ingest.blob_path().exists();
+                std::thread::yield_now();
+                let kept = kept && ingest.blob_path().exists();
+                if !kept {
+                    done.store(true, Ordering::Relaxed);
+                }
+                assert!(kept, "the ingest was taken away");
+                ingest.finish(&store).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn regression_an_ingest_without_a_lock_is_removed_only_by_who_locks_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let empty = directory.path().join("ingest/sha256-00");
+        std::fs::create_dir(&empty).unwrap();
+        let full = directory.path().join("ingest/sha256-01");
+        std::fs::create_dir(&full).unwrap();
+        std::fs::write(full.join("layer"), b"").unwrap();
+        store.sweep_ingests(SystemTime::now()).unwrap();
+        assert!(!empty.exists() && !full.exists());
+        // Only one of them was moved.
+        assert_eq!(names(&directory.path().join("trash")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn regression_a_mount_does_not_wait_for_a_sweep() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        let lock = store.lock().unwrap();
+        store.tidy_if_free(SystemTime::now()).unwrap();
+        drop(lock);
+        let trash = directory.path().join("trash");
+        std::fs::write(trash.join("left"), b"").unwrap();
+        let held = File::open(&trash).unwrap();
+        held.lock().unwrap();
+        store.tidy_if_free(SystemTime::now()).unwrap();
+        assert!(trash.join("left").exists());
+        drop(held);
+        store.tidy_if_free(SystemTime::now()).unwrap();
+        assert!(!trash.join("left").exists());
     }
 }

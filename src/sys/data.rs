@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use super::fault;
 
@@ -93,14 +92,6 @@ pub fn copy_range(from: &File, start: u64, to: &File, at: u64, length: u64) -> i
         )
     };
     Ok(Errno::result(copied)? as u64)
-}
-
-/// Locks `file` for this open description alone, until it is closed.
-///
-/// # Errors
-/// `EWOULDBLOCK` when somebody else has it.
-pub fn lock(file: File) -> io::Result<Flock<File>> {
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?)
 }
 
 /// Copies `size` bytes from `start` of `from` to the beginning of the empty file `to`. Holes stay

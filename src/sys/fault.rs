@@ -1,8 +1,8 @@
-//! Faults on purpose: the k-th call that changes something fails, and with a crash all that follow.
+//! Faults on purpose: the k-th call that concerns an upper directory fails, and with a crash all that follow.
 //!
 //! Without the feature `fault-injection` nothing of this is compiled into the callers.
 
-/// Stands before every system call that changes an upper directory.
+/// Stands before every system call that changes an upper directory, or reads attributes in it.
 ///
 /// # Errors
 /// The fault that a test has planned for this call.
@@ -51,7 +51,7 @@ mod planned {
         PLAN.get().seen
     }
 
-    /// Stands before every system call that changes an upper directory.
+    /// Stands before every system call that changes an upper directory, or reads attributes in it.
     ///
     /// # Errors
     /// The fault that a test has planned for this call.

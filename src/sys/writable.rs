@@ -307,6 +307,7 @@ impl<'a> At<'a> {
     /// # Errors
     /// What statx(2) reports.
     pub fn stat(&self) -> io::Result<Stat> {
+        fault::point("statx")?;
         statx(self.fd, self.checked()?)
     }
 

@@ -98,6 +98,21 @@ impl At<'_> {
         Ok(())
     }
 
+    /// Removes the POSIX ACLs that a directory got from the one above it.
+    ///
+    /// # Errors
+    /// What removexattr(2) reports, except that there are none, or can be none.
+    pub fn remove_acls(&self) -> io::Result<()> {
+        for name in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match self.remove_xattr(name.as_bytes()) {
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
+    }
+
     /// removexattr(2)
     ///
     /// # Errors

@@ -150,6 +150,7 @@ mod tests {
             libc::setxattr(path.as_ptr(), name, value.as_ptr().cast(), value.len(), 0)
         };
         if set != 0 {
+            assert!(std::env::var_os("CI").is_none(), "user xattrs are needed");
             println!("SKIP: no user xattrs here");
             return Ok(());
         }

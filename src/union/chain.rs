@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //! * Node number = row of the index + 1, so numbers are the same at every mount.
-//! * Nothing is cached or locked here: the index answers from its mapping, but for the blocks of
-//!   large files, and contents are opened anew each time (callers keep them).
+//! * The index answers from its mapping; contents are opened anew each time (callers keep them). Only
+//!   how much room a large file takes is asked of the file itself, once, and kept.
+//! * With [`Chain::hide_marks`] nothing is shown that the kernel's overlay would take for a mark.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -12,9 +13,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
+use parking_lot::RwLock;
 
 use super::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals};
 use crate::idmap::IdMap;
@@ -110,6 +113,9 @@ pub struct Chain {
     layers: Vec<LayerContent>,
     /// How owners are shown.
     ids: IdMap,
+    /// Blocks of the large files that were looked at, by number of node.
+    blocks: RwLock<HashMap<u64, u64>>,
+    hides_marks: bool,
 }
 
 /// The attributes that name users and groups.
@@ -130,6 +136,8 @@ impl Chain {
             index,
             layers,
             ids: IdMap::default(),
+            blocks: RwLock::default(),
+            hides_marks: false,
         })
     }
 
@@ -137,6 +145,28 @@ impl Chain {
     #[must_use]
     pub fn with_ids(self, ids: IdMap) -> Chain {
         Chain { ids, ..self }
+    }
+
+    /// Hides what the kernel's overlay would follow in a layer: its attributes, and character devices
+    /// 0:0, which are whiteouts to it. An image may hold such things, and must not reach with them what
+    /// lies below or beside it.
+    pub fn hide_marks(&mut self) {
+        self.hides_marks = true;
+    }
+
+    fn is_hidden(&self, row: NodeRef<'_>) -> bool {
+        let whiteout = NodeKind::Special {
+            kind: FileKind::CharDevice,
+            device: (0, 0),
+        };
+        self.hides_marks && row.kind() == whiteout
+    }
+
+    fn is_hidden_xattr(&self, name: &[u8]) -> bool {
+        let rest = name
+            .strip_prefix(b"trusted.")
+            .or_else(|| name.strip_prefix(b"user."));
+        self.hides_marks && rest.is_some_and(|rest| rest.starts_with(b"overlay."))
     }
 
     fn node(&self, node: NodeNumber) -> Result<NodeRef<'_>> {
@@ -166,7 +196,11 @@ impl Chain {
         match name {
             b".." => self.attributes(number(node.parent())).map(Some),
             _ => match self.index.lookup(row, name) {
-                Some(Named::Node(child)) => self.attributes(number(child)).map(Some),
+                Some(Named::Node(child)) => {
+                    let (child, row) = (number(child), self.node(number(child))?);
+                    let shown = !self.is_hidden(row);
+                    Ok(shown.then(|| self.attributes_of(child, row)))
+                }
                 _ => Ok(None),
             },
         }
@@ -174,7 +208,10 @@ impl Chain {
 
     pub(super) fn contains(&self, directory: NodeNumber, name: &[u8]) -> Result<bool> {
         let (row, _) = self.directory(directory)?;
-        Ok(matches!(self.index.lookup(row, name), Some(Named::Node(_))))
+        match self.index.lookup(row, name) {
+            Some(Named::Node(child)) => Ok(!self.is_hidden(self.node(number(child))?)),
+            _ => Ok(false),
+        }
     }
 
     #[allow(clippy::unnecessary_wraps)] // a stack asks its file systems
@@ -234,6 +271,9 @@ impl Chain {
                 }
             };
             let child_row = self.node(number(child))?;
+            if self.is_hidden(child_row) {
+                continue;
+            }
             let listed = Listed {
                 node: number(child),
                 kind: kind(child_row),
@@ -249,6 +289,9 @@ impl Chain {
 
     pub(super) fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
         let mut xattrs = self.node(node)?.xattrs();
+        if self.is_hidden_xattr(name) {
+            return Ok(None);
+        }
         Ok(xattrs
             .find(|(known, _)| *known == name)
             .map(|(_, value)| match ACLS.contains(&name) {
@@ -261,7 +304,9 @@ impl Chain {
         Ok(self
             .node(node)?
             .xattrs()
-            .map(|(name, _)| Cow::Borrowed(name))
+            .map(|(name, _)| name)
+            .filter(|name| !self.is_hidden_xattr(name))
+            .map(Cow::Borrowed)
             .collect())
     }
 
@@ -303,11 +348,18 @@ impl Chain {
         let mut found = attributes(node, row);
         found.uid = self.ids.shown_uid(found.uid);
         found.gid = self.ids.shown_gid(found.gid);
-        if let NodeKind::Regular(Place::File(number)) = row.kind()
-            && let Some(layer) = self.layers.get(usize::from(row.layer()))
+        let NodeKind::Regular(Place::File(number)) = row.kind() else {
+            return found;
+        };
+        if let Some(blocks) = self.blocks.read().get(&node.0) {
+            found.blocks = *blocks;
+            return found;
+        }
+        if let Some(layer) = self.layers.get(usize::from(row.layer()))
             && let Some(blocks) = layer.blocks(number)
         {
             found.blocks = blocks;
+            self.blocks.write().insert(node.0, blocks);
         }
         found
     }

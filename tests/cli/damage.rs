@@ -1,8 +1,11 @@
 //! What is damaged in a store is told, and can be put right.
 
 use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::support::Store;
+use super::support::{Need, Store, plyfs_program, require, succeed, wait_for};
 use super::{import, layout, names};
 
 #[test]
@@ -61,12 +64,136 @@ fn regression_check_compares_layers_with_manifests() {
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     record["source"]["size"] = 7.into();
     fs::write(&path, record.to_string()).unwrap();
+    // The layer is what the manifest's blob holds, which it knows from now on.
+    store.run(["check"]);
+    let layer = path.parent().unwrap();
+    let marks = fs::read_dir(layer).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with("source-")
+    });
+    assert_eq!(marks.count(), 1);
+    record["diffId"] = format!("sha256:{}", "0".repeat(64)).into();
+    fs::write(&path, record.to_string()).unwrap();
     let output = store.command(["check", "--repair"]).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(
         !output.status.success() && said.contains("layer.json"),
         "{said}"
     );
-    store.run(["pull", "-q", &layout, "--name", "one:1"]);
     store.run(["check"]);
+}
+
+/// Imports the same archive plain and compressed: two blobs, one layer.
+fn import_twice(store: &Store) -> PathBuf {
+    import(store, "one:1", b"one");
+    let plain = fs::read(store.root().with_file_name("import.tar")).unwrap();
+    let file = store.root().with_file_name("import.tar.gz");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    fs::write(&file, gzip.finish().unwrap()).unwrap();
+    store.run(["import".as_ref(), file.as_os_str(), "two:1".as_ref()]);
+    let layers = names(store, "layers/sha256");
+    assert_eq!(layers.len(), 1);
+    store.root().join("layers/sha256").join(&layers[0])
+}
+
+fn repair(store: &Store) -> String {
+    let output = store.command(["check", "--repair"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn regression_a_layer_of_two_imports_is_not_damaged() {
+    let store = Store::new();
+    let layer = import_twice(&store);
+    let marks = |layer: &Path| {
+        let entries = fs::read_dir(layer).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        let mut marks = names.filter(|name| name.to_str().unwrap().starts_with("source-"));
+        marks.next().map(|name| layer.join(name))
+    };
+    // Stores of before have no mark.
+    fs::remove_file(marks(&layer).expect("the import leaves a mark")).unwrap();
+    store.run(["check", "--repair"]);
+    assert!(marks(&layer).is_some());
+    for image in ["one:1:/file", "two:1:/file"] {
+        assert_eq!(store.stdout(["cat", image]), "one");
+    }
+}
+
+#[test]
+fn regression_a_damaged_layer_is_made_again_from_its_blob() {
+    let store = Store::new();
+    let layer = import_twice(&store);
+    fs::write(layer.join("pack"), b"ten").unwrap();
+    let said = repair(&store);
+    assert!(said.contains("made again"), "{said}");
+    assert!(said.contains("one:1") && said.contains("two:1"), "{said}");
+    assert!(!said.contains("it again:"), "{said}");
+    for image in ["one:1:/file", "two:1:/file"] {
+        assert_eq!(store.stdout(["cat", image]), "one");
+    }
+    store.run(["check"]);
+    fs::remove_dir_all(&layer).unwrap();
+    let said = repair(&store);
+    assert!(said.contains("it is missing"), "{said}");
+    store.run(["check"]);
+}
+
+#[test]
+fn regression_an_import_is_not_to_be_pulled_again() {
+    let (source, store) = (Store::new(), Store::new());
+    import(&source, "one:1", b"one");
+    import(&store, "two:1", b"two");
+    let blobs = store.root().join("blobs/sha256");
+    for blob in names(&store, "blobs/sha256") {
+        let path = blobs.join(blob);
+        if fs::read(&path).unwrap()[0] != b'{' {
+            fs::write(&path, b"damaged").unwrap();
+        }
+    }
+    let said = repair(&store);
+    assert!(said.contains("import it again: two:1"), "{said}");
+}
+
+#[test]
+fn regression_repair_leaves_what_a_mount_uses() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = Store::new();
+    let layer = import_twice(&store);
+    let mount = store.mount("one:1", &[]);
+    let pack = fs::read(layer.join("pack")).unwrap();
+    fs::write(layer.join("pack"), b"ten").unwrap();
+    let said = repair(&store);
+    assert!(said.contains("left, since it is in use"), "{said}");
+    assert_eq!(fs::read(layer.join("pack")).unwrap(), b"ten");
+    mount.unmount();
+    // The lease ends with the process that served it.
+    wait_for("the end of the mount", || {
+        repair_or_sound(&store) && fs::read(layer.join("pack")).unwrap() == pack
+    });
+    store.run(["check"]);
+}
+
+fn repair_or_sound(store: &Store) -> bool {
+    let output = store.command(["check", "--repair"]).output().unwrap();
+    matches!(output.status.code(), Some(0 | 1))
+}
+
+#[test]
+fn regression_a_store_that_cannot_be_written_is_checked() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    let script = format!(
+        "set -e; mount --bind {0} {0}; mount -o remount,bind,ro {0}; exec {1} --root {0} check",
+        store.root().display(),
+        plyfs_program().display()
+    );
+    succeed(Command::new("unshare").args(["-m", "sh", "-c", &script]));
 }

@@ -7,10 +7,15 @@ mod damage;
 mod helper;
 mod importing;
 mod inspect;
+mod listing;
+mod made;
 mod messages;
+mod mirrors;
 mod mounts;
+mod pulling;
 mod races;
 mod reclaim;
+mod removing;
 mod robust;
 mod sources;
 

@@ -1,7 +1,8 @@
 //! Mounts: how data reaches readers, how they begin and end.
 
 use std::fs;
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 use super::support::{
     Need, Store, User, command_as, is_mounted, odd_image, require, succeed, temp_dir, wait_for,
@@ -237,4 +238,38 @@ fn a_union_of_directories() {
         "{}",
         super::support::text(&compared)
     );
+}
+
+/// Anybody can open a FIFO whose link in `/proc` looks like that of a server's record.
+#[test]
+fn regression_a_fifo_with_the_name_of_a_record_holds_nobody_up() {
+    if !require(&[Need::Root, Need::Fuse, Need::Program("unshare")]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let mount = store.mount("odd", &[]);
+    // Of the same user as the mount, which an attacker can have a mount of his own for.
+    let script = "mount -t tmpfs none /mnt && cd /mnt && mkfifo memfd:plyfs-mount \
+        && exec 3<>memfd:plyfs-mount && rm memfd:plyfs-mount && echo there && exec sleep 60";
+    let mut attacker = Command::new("unshare")
+        .args(["-m", "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 6];
+    attacker
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    assert_eq!(&said, b"there\n");
+    let listed = store.listed(mount.path());
+    mount.unmount();
+    // It would have been waited for.
+    let there = attacker.try_wait().unwrap().is_none();
+    attacker.kill().unwrap();
+    attacker.wait().unwrap();
+    assert!(there, "the list came when the attacker had ended");
+    assert!(listed.is_some());
 }

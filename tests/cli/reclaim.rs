@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::support::{Need, Store, require, succeed};
+use super::support::{Need, Store, require, succeed, wait_for};
 use super::{archive, import, layout, names};
 
 /// A store on a file system of its own, of a few megabytes.
@@ -183,4 +183,75 @@ fn regression_the_next_verb_drops_what_interrupted_pulls_had_packed() {
     fs::create_dir(ingest.join("layer")).unwrap();
     import(&store, "three:1", b"three");
     assert!(ingest.join("layer").exists());
+}
+
+#[test]
+fn regression_what_only_a_container_needed_goes_with_it() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    let path = store.mountpoint();
+    let mounted = store.guard();
+    store.run([
+        "mount".as_ref(),
+        "--name".as_ref(),
+        "web".as_ref(),
+        "one:1".as_ref(),
+        path.as_os_str(),
+    ]);
+    mounted.unmount();
+    store.run(["image", "rm", "-f", "one:1"]);
+    assert_eq!(names(&store, "layers/sha256").len(), 1);
+    // The lease ends with the process, a moment after the mount.
+    wait_for("the end of the mount", || {
+        names(&store, "leases").is_empty() || {
+            store.run(["check"]);
+            false
+        }
+    });
+    store.run(["container", "rm", "web"]);
+    assert!(names(&store, "layers/sha256").is_empty());
+    assert!(names(&store, "blobs/sha256").is_empty());
+}
+
+#[test]
+fn regression_a_pull_that_fails_leaves_the_leases_for_mounts() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let small = Small::new(8);
+    let store = &small.store;
+    import(store, "one:1", b"one");
+    let filler = small.fill();
+    let before = names(store, "reserve").len();
+    for _ in 0..3 {
+        let file = store.root().with_file_name("import.tar");
+        store.fails(1, ["import".as_ref(), file.as_os_str(), "two:1".as_ref()]);
+    }
+    assert_eq!(names(store, "reserve").len(), before);
+    fs::remove_file(filler).unwrap();
+}
+
+#[test]
+fn regression_leases_are_kept_back_where_the_list_does_not_fit() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let small = Small::new(8);
+    let store = &small.store;
+    import(store, "one:1", b"one");
+    fs::remove_dir_all(store.root().join("reserve")).unwrap();
+    let filler = small.fill();
+    let filler = File::options().write(true).open(filler).unwrap();
+    let length = filler.metadata().unwrap().len();
+    filler.set_len(length - (256 << 10)).unwrap();
+    store.run(["check"]);
+    let kept = names(store, "reserve");
+    assert!(
+        kept.iter().all(|name| name.starts_with("lease-")),
+        "{kept:?}"
+    );
+    assert_eq!(kept.len(), 8);
 }

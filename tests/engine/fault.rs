@@ -210,3 +210,49 @@ fn every_call_is_the_last() {
         try_all(true, libc::EIO, false);
     }
 }
+
+/// With owners in attributes a symlink is a file, whose content must be there after a crash.
+#[test]
+fn regression_a_copied_symlink_of_a_plain_user_is_durable() {
+    let calls = |volatile| {
+        let mut writable = Writable::new(&[&["l s target"]]);
+        writable.options.override_stat = true;
+        writable.options.volatile = volatile;
+        let overlay = writable.open();
+        fault::plan(None, 0, false);
+        let change = SetAttributes {
+            uid: Some(5),
+            ..SetAttributes::default()
+        };
+        Paths(&overlay).set("s", &change).expect("another owner");
+        fault::calls()
+    };
+    assert_eq!(calls(false), calls(true) + 1, "one of them syncs it");
+}
+
+/// Whatever cannot be told of something new: it is there, or it is not.
+#[test]
+fn regression_what_was_made_is_there_though_its_attributes_cannot_be_read() {
+    if !require(Need::Root) {
+        return;
+    }
+    for name in ["t/new", "m/y"] {
+        for at in 1.. {
+            let writable = lab(false);
+            let overlay = writable.open();
+            prepare(&overlay);
+            let paths = Paths(&overlay);
+            fault::plan(Some(at), libc::EIO, false);
+            let made = paths.mkdir(name, 0o755);
+            let calls = fault::calls();
+            fault::plan(None, 0, false);
+            let there = paths.stat(name).is_ok();
+            let is_new = paths.mkdir(name, 0o755).is_ok();
+            assert_eq!(there, !is_new, "{name}, call {at}: {made:?}");
+            paths.rmdir(name).expect("it goes");
+            if calls < at {
+                break;
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The filesystem family without a mount: unions over layers made in temporary directories.
 
+mod chain;
 mod dialects;
 #[cfg(feature = "fault-injection")]
 mod fault;
@@ -13,4 +14,5 @@ mod reference;
 mod support;
 mod writable;
 mod writable_kernel;
+mod writable_regressions;
 mod writable_verbs;

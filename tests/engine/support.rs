@@ -18,12 +18,23 @@ use plyfs::union::{Attributes, NodeNumber};
 pub enum Need {
     /// Devices, `trusted.` attributes, mounts.
     Root,
+    /// POSIX ACLs in temporary directories.
+    Acls,
 }
 
 /// Whether `need` is there. Says why a test is skipped, and does not let CI skip it.
 pub fn require(need: Need) -> bool {
     let there = match need {
         Need::Root => nix::unistd::geteuid().is_root(),
+        Need::Acls => {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let mut acl = vec![2, 0, 0, 0];
+            for tag in [1u16, 4, 32] {
+                acl.extend(tag.to_le_bytes());
+                acl.extend([7, 0, 255, 255, 255, 255]);
+            }
+            set_xattr(dir.path(), "system.posix_acl_default", &acl).is_ok()
+        }
     };
     if !there {
         assert!(std::env::var_os("CI").is_none(), "{need:?} is needed");

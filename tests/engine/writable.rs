@@ -103,6 +103,10 @@ pub fn chain(rows: &Rows, directory: &Path) -> Union {
                     digest: [0; 32],
                 })
             }
+            FileKind::CharDevice => Kind::CharDevice {
+                major: row.device.0,
+                minor: row.device.1,
+            },
             _ => Kind::Fifo,
         };
         let metadata = Metadata {

@@ -1,6 +1,5 @@
 //! The kernel's overlayfs and ours over one upper, one after the other.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
@@ -37,10 +36,6 @@ fn mount_kernel(writable: &Writable, work: &Path, at: &Path) {
 
 /// Without what the two count in different ways.
 fn comparable(rows: Rows) -> Rows {
-    let mut names: BTreeMap<u64, u32> = BTreeMap::new();
-    for row in rows.values() {
-        *names.entry(row.ino).or_default() += 1;
-    }
     let mut rows = rows;
     for row in rows.values_mut() {
         if row.kind == plyfs::layer::FileKind::Directory {

@@ -304,3 +304,28 @@ fn in_the_foreground_the_command_serves_until_it_is_interrupted() {
     assert!(child.wait().unwrap().success());
     assert_eq!(source_of(&lab), None);
 }
+
+/// Threads that act for others have a current directory of their own.
+#[test]
+fn regression_no_thread_of_a_daemon_stays_in_the_directory_of_its_caller() {
+    let Some(lab) = Lab::new() else { return };
+    let caller = crate::support::temp_dir();
+    let mut command = lab.store.command(["mount", "--name", "web", "fixture"]);
+    command
+        .arg(lab.store.mountpoint())
+        .current_dir(caller.path());
+    let mount = lab.store.guard();
+    succeed(&mut command);
+    let open = mount.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    for number in 0..20 {
+        let mut touch = crate::support::command_as(crate::support::User::Plain, "touch");
+        succeed(touch.arg(open.join(number.to_string())));
+    }
+    let tasks = format!("/proc/{}/task", lab.daemon());
+    for task in fs::read_dir(tasks).unwrap() {
+        let cwd = fs::read_link(task.unwrap().path().join("cwd")).unwrap();
+        assert_eq!(cwd, std::path::Path::new("/"));
+    }
+}

@@ -372,3 +372,31 @@ fn a_label_is_no_reason_to_fail_where_there_are_none() {
         mount.unmount();
     }
 }
+
+/// The lock has to outlive the process that was started, whose child serves the mount.
+#[test]
+fn regression_directories_that_a_daemon_writes_to_are_not_used_twice() {
+    if !require(&[Need::Fuse, Need::Root]) {
+        return;
+    }
+    let (store, base) = (Store::new(), temp_dir());
+    let path = |name: &str| base.path().join(name);
+    for name in ["lower", "upper", "work", "first", "second"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let shown = base.path().display();
+    let options = format!("lowerdir={shown}/lower,upperdir={shown}/upper,workdir={shown}/work");
+    succeed(store.command(["mount", "-o", &options]).arg(path("first")));
+    let first = path("first");
+    let guard = Detach(&first);
+    let refused = fail(
+        store.command(["mount", "-o", &options]).arg(path("second")),
+        1,
+    );
+    assert!(refused.contains("in use"), "{refused}");
+    succeed(store.command(["umount"]).arg(&first));
+    drop(guard);
+    // The next one waits for the end of the server.
+    succeed(store.command(["mount", "-o", &options]).arg(path("second")));
+    succeed(store.command(["umount"]).arg(path("second")));
+}

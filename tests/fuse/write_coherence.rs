@@ -147,6 +147,35 @@ fn a_file_that_is_read_and_changed_in_its_attributes_can_still_be_written() {
     });
 }
 
+/// See docs/SEMANTICS.md, open files.
+#[test]
+fn with_passthrough_attributes_are_changed_by_name_not_by_old_descriptors() {
+    let Some(union) = Writable::new() else { return };
+    let mount = union.mount(&["data=passthrough"]);
+    if !is_passthrough(mount.path()) {
+        return;
+    }
+    mount.unmount();
+    let Some(union) = Writable::new() else { return };
+    let mount = union.mount(&["data=passthrough"]);
+    let path = mount.path().join("large");
+    let old = File::open(&path).unwrap();
+    let writer = OpenOptions::new().write(true).open(&path).unwrap();
+    let stale = Some(libc::ESTALE);
+    let mode = fs::Permissions::from_mode(0o640);
+    let errors = [
+        old.set_permissions(mode.clone())
+            .map_err(|e| e.raw_os_error()),
+        std::os::unix::fs::fchown(&old, Some(5), None).map_err(|e| e.raw_os_error()),
+        old.set_modified(SystemTime::UNIX_EPOCH)
+            .map_err(|e| e.raw_os_error()),
+    ];
+    assert_eq!(errors, [Err(stale); 3]);
+    fs::set_permissions(&path, mode).unwrap();
+    assert_eq!(writer.metadata().unwrap().mode() & 0o777, 0o640);
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+}
+
 #[test]
 fn appending_is_atomic_among_descriptors() {
     each(|_, mount| {

@@ -31,7 +31,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use lru::LruCache;
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use parking_lot::Mutex;
 
 use super::node::{Node, ROOT};
@@ -94,7 +93,7 @@ pub(super) struct Upper {
     /// `work/plyfs.index`
     pub(super) index: Arc<WritableDir>,
     /// Held for as long as the overlay is open.
-    _locks: [Flock<File>; 2],
+    _locks: [File; 2],
     pub(super) names: MarkNames,
     pub(super) ids: IdMap,
     pub(super) override_stat: bool,

@@ -1,6 +1,6 @@
 //! Opening an upper: who may, what is cleaned, and what the file system can do.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use parking_lot::Mutex;
 
 use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::{Namespace, OverlayOptions};
 use crate::sys::at::RootFd;
-use crate::sys::data;
 use crate::sys::writable::WritableDir;
 use crate::union::{Error, Result};
 
@@ -43,7 +41,7 @@ impl Upper {
         apart(upper, work)?;
         let lock = |directory: &WritableDir, doing| {
             let file = directory.listable().map_err(failed(doing))?;
-            lock_patiently(&file).map_err(|error| match error.raw_os_error() {
+            lock_patiently(file).map_err(|error| match error.raw_os_error() {
                 Some(libc::EWOULDBLOCK) => Error {
                     errno: Errno::EBUSY,
                     ..Error::io(error, doing)
@@ -114,18 +112,18 @@ impl Upper {
     }
 }
 
-/// The process that served the last mount may be at its end, but not over it.
-fn lock_patiently(directory: &File) -> io::Result<Flock<File>> {
+/// The process that served the last mount may be at its end, but not over it, so this waits a bit.
+/// The lock belongs to the open description: it goes when the last process that has it closes it,
+/// so it outlives the parent of a daemon.
+fn lock_patiently(directory: File) -> io::Result<File> {
     let started = Instant::now();
     loop {
-        match data::lock(directory.try_clone()?) {
-            Err(error)
-                if error.raw_os_error() == Some(libc::EWOULDBLOCK)
-                    && started.elapsed() < PATIENCE =>
-            {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            result => return result,
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -175,15 +173,18 @@ fn apart(upper: &Path, work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens a directory of our own, made if it is not there.
+/// Opens a directory of our own, made if it is not there. What is made in it has the ACLs that it is
+/// given, not those that somebody has set for everything below a directory above.
 fn work_directory(outer: &WritableDir, name: &[u8]) -> io::Result<WritableDir> {
-    match outer.directory(name) {
+    let directory = match outer.directory(name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
             outer.make_directory(name, 0o700)?;
-            outer.directory(name)
+            outer.directory(name)?
         }
-        result => result,
-    }
+        result => result?,
+    };
+    directory.at(b"").remove_acls()?;
+    Ok(directory)
 }
 
 /// Whether a volatile overlay wrote here and was shut down in order, on this run of the machine: then

@@ -88,20 +88,18 @@ impl<'a> Temporary<'a> {
         Ok(self.file.take())
     }
 
-    /// Changes places with what is at `name`, and removes that.
+    /// Changes places with what is at `name`, and returns that: it is removed when it is dropped.
     pub(in crate::overlay) fn exchange(
-        mut self,
+        self,
         directory: &WritableDir,
         name: &[u8],
-    ) -> Result<()> {
-        if let Some(own) = self.name.take() {
+    ) -> Result<Temporary<'a>> {
+        if let Some(own) = &self.name {
             let flags = libc::RENAME_EXCHANGE;
-            let exchanged = self.upper.work.rename(&own, directory, name, flags);
-            // Either way, what lies in the work directory now goes.
-            self.name = Some(own);
+            let exchanged = self.upper.work.rename(own, directory, name, flags);
             exchanged.map_err(failed("publishing in the upper"))?;
         }
-        Ok(())
+        Ok(self)
     }
 
     /// Keeps what has no name and shall get none.
@@ -228,13 +226,20 @@ impl Upper {
         Ok((temporary, by_attribute))
     }
 
-    /// Takes something out of the tree, and removes it.
-    pub(in crate::overlay) fn take_out(&self, directory: &WritableDir, name: &[u8]) -> Result<()> {
+    /// Takes something out of the tree; it is removed when the result is dropped.
+    pub(in crate::overlay) fn take_out(
+        &self,
+        directory: &WritableDir,
+        name: &[u8],
+    ) -> Result<Temporary<'_>> {
         let own = self.new_name();
         let moved = directory.rename(name, &self.work, &own, libc::RENAME_NOREPLACE);
         moved.map_err(failed("taking something out of the upper"))?;
-        self.discard(&own);
-        Ok(())
+        Ok(Temporary {
+            upper: self,
+            name: Some(own),
+            file: None,
+        })
     }
 }
 

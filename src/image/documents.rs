@@ -1,0 +1,118 @@
+//! The documents of an image that is looked up in a source: manifests and indexes, before any layer.
+
+use crate::oci::{Descriptor, DiffId, Document, ImageConfig, Index, Manifest, Platform};
+use crate::registry::{Fetched, ManifestName, Source};
+
+use super::pull::{Platforms, layers_of};
+use super::{Error, Result, find};
+
+/// The largest image configuration that is read, in bytes.
+pub(super) const MAX_CONFIG_SIZE: u64 = 8 << 20;
+
+/// What a name stands for in a source.
+pub(super) struct Documents {
+    /// The manifest or index.
+    pub top: Fetched,
+    /// The images of the platforms that were asked for; at least one.
+    pub images: Vec<PlatformImage>,
+}
+
+/// The image of one platform.
+pub(super) struct PlatformImage {
+    /// As the index has it.
+    pub descriptor: Descriptor,
+    /// The manifest as it came.
+    pub bytes: Vec<u8>,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The platforms that were asked for and that it was chosen for.
+    wanted: Vec<Platform>,
+}
+
+impl PlatformImage {
+    /// Its diffIDs, if its configuration is for the platform that was asked for.
+    pub fn layers(&self, config: &[u8]) -> Result<Vec<DiffId>> {
+        if !self.wanted.is_empty() {
+            let config = ImageConfig::parse(config)?;
+            for wanted in &self.wanted {
+                find::require_platform(wanted, &config)?;
+            }
+        }
+        layers_of(&self.manifest, config)
+    }
+}
+
+/// Fetches what `name` stands for, and the manifests of the platforms.
+pub(super) fn fetch_documents(
+    source: &dyn Source,
+    name: &ManifestName,
+    platforms: Platforms<'_>,
+) -> Result<Documents> {
+    let top = source.manifest(name)?;
+    let index = match top.document()? {
+        Document::Manifest(manifest) => {
+            let image = PlatformImage {
+                descriptor: top.descriptor(),
+                bytes: top.bytes.clone(),
+                manifest,
+                wanted: match platforms {
+                    Platforms::One(platform) => platform.into_iter().cloned().collect(),
+                    Platforms::Each(platforms) => platforms.to_vec(),
+                    Platforms::All => Vec::new(),
+                },
+            };
+            let images = vec![image];
+            return Ok(Documents { top, images });
+        }
+        Document::Index(index) => index,
+    };
+    let mut images = Vec::new();
+    for (descriptor, wanted) in chosen(&index, platforms)? {
+        let fetched = source.manifest(&ManifestName::Digest(descriptor.digest))?;
+        let Document::Manifest(manifest) = fetched.document()? else {
+            return Err(Error::NotAnImage(fetched.media_type.to_string()));
+        };
+        images.push(PlatformImage {
+            descriptor,
+            bytes: fetched.bytes,
+            manifest,
+            wanted,
+        });
+    }
+    if images.is_empty() {
+        return Err(Error::NotAnImage("an index without images".to_owned()));
+    }
+    Ok(Documents { top, images })
+}
+
+/// The entries of an index that are meant, each once, with the platforms that were asked for.
+fn chosen(index: &Index, platforms: Platforms<'_>) -> Result<Vec<(Descriptor, Vec<Platform>)>> {
+    let mut chosen: Vec<(Descriptor, Vec<Platform>)> = Vec::new();
+    let mut add = |entry: &Descriptor, wanted: Option<&Platform>| {
+        let known = chosen
+            .iter_mut()
+            .find(|(known, _)| known.digest == entry.digest);
+        match known {
+            Some((_, platforms)) => platforms.extend(wanted.cloned()),
+            None => chosen.push((entry.clone(), wanted.into_iter().cloned().collect())),
+        }
+    };
+    match platforms {
+        Platforms::One(platform) => {
+            let host = Platform::host();
+            add(index.choose(platform.unwrap_or(&host))?, platform);
+        }
+        Platforms::Each(platforms) => {
+            for platform in platforms {
+                add(index.choose(platform)?, Some(platform));
+            }
+        }
+        Platforms::All => {
+            let manifests = index
+                .images()
+                .filter(|entry| entry.media_type.is_manifest());
+            manifests.for_each(|entry| add(entry, None));
+        }
+    }
+    Ok(chosen)
+}

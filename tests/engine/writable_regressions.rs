@@ -1,0 +1,98 @@
+//! What once went wrong in writable overlays.
+
+use super::support::{Need, make, require, set_xattr};
+use super::writable::{Paths, Writable, names, tree};
+
+/// A default ACL that gives a user something.
+fn default_acl() -> Vec<u8> {
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    let none = u32::MAX;
+    for (tag, permissions, id) in [
+        (1u16, 7u16, none),
+        (2, 7, 1234),
+        (4, 5, none),
+        (16, 7, none),
+        (32, 0, none),
+    ] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+/// What somebody has set for everything below a directory above the work directory does not reach what
+/// is copied up, nor what is prepared there.
+#[test]
+fn regression_a_default_acl_above_the_work_directory_stays_there() {
+    if !require(Need::Root) || !require(Need::Acls) {
+        return;
+    }
+    let lab = Writable::new(&[&["f d/a text", "f d/gone x", "d e/f", "f h 1", "h g h"]]);
+    set_xattr(&lab.work, "system.posix_acl_default", &default_acl()).expect("an ACL");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
+    std::fs::set_permissions(lab.layers[0].join("d/a"), mode).expect("a mode");
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.write("d/a", b"TEXT", 0).expect("a copy");
+    paths.chmod("h", 0o640).expect("a copy in the index");
+    paths.unlink("d/gone").expect("it goes");
+    paths.mkdir("d/gone", 0o755).expect("over a whiteout");
+    paths.mkdir("e/f/new", 0o755).expect("a directory");
+    for (path, row) in &tree(&overlay) {
+        let acl = row
+            .xattrs
+            .keys()
+            .find(|it| it.starts_with(b"system.posix_acl_"));
+        assert!(acl.is_none(), "{}: {acl:?}", path.escape_ascii());
+    }
+    assert_eq!(paths.stat("d/a").expect("a file").permissions, 0o660);
+    assert_eq!(
+        paths.stat("d/gone").expect("a directory").permissions,
+        0o755
+    );
+}
+
+/// Others go on while a directory is removed that is full of whiteouts.
+#[test]
+fn regression_whiteouts_are_cleaned_without_the_rename_lock() {
+    const WHITEOUTS: usize = 600;
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["d many"]]);
+    let fill = |round: usize| {
+        for number in 0..WHITEOUTS {
+            make(&lab.upper, &format!("wc many/{round}-{number}")).expect("a whiteout");
+        }
+    };
+    fill(0);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    let work = lab.work.join("work");
+    let left = || {
+        // It is there as a directory as long as it is not empty.
+        let mut names = names(&work).into_iter();
+        names.any(|name| name.starts_with('#') && work.join(name).is_dir())
+    };
+    let mut overlapped = false;
+    // It may be over before the other thread runs.
+    for round in 1..40 {
+        paths.create("other", b"").expect("a file");
+        std::thread::scope(|scope| {
+            let removing = scope.spawn(|| paths.rmdir("many").expect("it goes"));
+            while !left() && !removing.is_finished() {
+                std::thread::yield_now();
+            }
+            paths.unlink("other").expect("it goes");
+            overlapped |= left();
+        });
+        if overlapped {
+            break;
+        }
+        paths.mkdir("many", 0o755).expect("a directory");
+        fill(round);
+    }
+    assert!(overlapped, "removing a name waited for the cleaning");
+    assert!(!left(), "and all is clean");
+}
