@@ -14,7 +14,8 @@ use std::io::Read;
 
 use super::content::Contents;
 use super::path::{normalise, split};
-use super::reader::{Archive, Entry, EntryKind};
+use super::entry::{Entry, EntryKind};
+use super::reader::Archive;
 use super::{Error, Escaped, Limits, Problem};
 use crate::layer::Metadata;
 use crate::layer::tree::{

@@ -18,6 +18,7 @@ mod compressed;
 mod compression;
 mod content;
 mod directory;
+mod entry;
 mod error;
 mod header;
 mod limits;

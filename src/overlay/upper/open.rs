@@ -123,7 +123,10 @@ fn lock_patiently(directory: File) -> io::Result<File> {
             Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(error) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::from_raw_os_error(libc::EWOULDBLOCK));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }
