@@ -13,8 +13,8 @@
 use std::io::Read;
 
 use super::content::Contents;
-use super::path::{normalise, split};
 use super::entry::{Entry, EntryKind};
+use super::path::{normalise, split};
 use super::reader::Archive;
 use super::{Error, Escaped, Limits, Problem};
 use crate::layer::Metadata;
