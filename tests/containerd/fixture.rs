@@ -120,6 +120,11 @@ impl Containerd {
         format!("{}:{rest}:/usr/sbin:/sbin", self.path("bin").display())
     }
 
+    /// runc keeps the containers of a namespace at one place, whichever containerd they are of.
+    fn namespace(&self) -> &std::ffi::OsStr {
+        self.directory.path().file_name().unwrap()
+    }
+
     /// `ctr ARGS`, not yet started.
     pub fn ctr<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = command_as(User::Same, "ctr");
@@ -127,6 +132,7 @@ impl Containerd {
         command
             .arg("-a")
             .arg(socket)
+            .env("CONTAINERD_NAMESPACE", self.namespace())
             .env("PATH", self.search_path());
         for arg in args {
             command.arg(arg.as_ref());
@@ -199,6 +205,7 @@ impl Containerd {
                 .arg(&program),
         );
         let mut pull = command_as(User::Same, program);
+        pull.env("CONTAINERD_NAMESPACE", self.namespace());
         pull.arg(self.path("containerd.sock"));
         let output = pull.args(["plyfs", reference, called]).output().unwrap();
         self.succeeded(&["pull", reference], &output);

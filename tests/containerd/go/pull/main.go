@@ -30,7 +30,7 @@ func pull(socket, snapshotter, reference, called string) error {
 		return err
 	}
 	defer client.Close()
-	ctx := namespaces.WithNamespace(context.Background(), "default")
+	ctx := namespaces.WithNamespace(context.Background(), os.Getenv("CONTAINERD_NAMESPACE"))
 	hosts := docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))
 	_, err = client.Pull(ctx, reference,
 		containerd.WithPullUnpack,
