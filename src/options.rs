@@ -226,7 +226,7 @@ impl MountOptions {
             }
             ("fsync", Some(value)) => self.volatile = !switch(value).ok_or(wrong(SWITCH))?,
             ("noxattrs", value) => self.noxattrs = flag(value).ok_or(wrong(SWITCH))?,
-            _ if self.switch_on(name, value) || harmless(name, value) => {}
+            _ if self.switch_on(name, value) || harmless(name) => {}
             _ if KNOWN.contains(&name) => self.warn(option, NO_EFFECT),
             _ => self.warn(option, UNKNOWN),
         }

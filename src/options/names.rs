@@ -1,7 +1,7 @@
 //! Names of options that change nothing here.
 
 /// Options of mount(8), fstab and the fuse helpers that are for others, or say what is so anyway.
-pub(super) fn harmless(name: &str, value: Option<&[u8]>) -> bool {
+pub(super) fn harmless(name: &str) -> bool {
     const NAMES: [&str; 43] = [
         "auto",
         "noauto",
@@ -48,8 +48,7 @@ pub(super) fn harmless(name: &str, value: Option<&[u8]>) -> bool {
         "user_id",
         "group_id",
     ];
-    // fuse-overlayfs writes `threaded=0`, `fast_ino=1` and so on.
-    let _ = value;
+    // Whatever their values: fuse-overlayfs is given `threaded=0`, `fast_ino=1` and so on.
     NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
