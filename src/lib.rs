@@ -25,6 +25,8 @@ pub mod union;
 pub mod image;
 pub mod overlay;
 
+pub mod export;
+
 pub mod fuse;
 
 pub mod mount;

@@ -15,6 +15,7 @@ mod record;
 mod syslog;
 mod text;
 mod unmount;
+mod view;
 mod writable;
 
 use std::ffi::OsString;
@@ -30,6 +31,7 @@ pub use record::{MountRecord, Server, servers};
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};
+pub use view::{ContainerView, container_view, flush_container};
 
 use crate::options::MountOptions;
 use crate::overlay::Overlay;
