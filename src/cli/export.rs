@@ -64,10 +64,9 @@ impl Export {
         let mut left_out: Vec<Escaped> = Vec::new();
         let bar = progress::Bar::new("Exporting", None);
         let written = out.fill(compression, |out| {
-            let mut tar = TarWriter::new(BufWriter::with_capacity(
-                256 << 10,
-                progress::Counted::new(out, &bar),
-            ));
+            let out = progress::Counted::new(out, &bar);
+            let out = BufWriter::with_capacity(256 << 10, out);
+            let mut tar = TarWriter::new(out).keeping_holes();
             left_out = export::write_tree(overlay, &mut tar)?;
             tar.finish()?;
             Ok::<(), anyhow::Error>(())

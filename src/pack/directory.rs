@@ -3,8 +3,7 @@
 //! # Invariants
 //! * The walk goes from descriptor to descriptor and follows no symbolic link, so a tree that
 //!   changes meanwhile cannot lead it elsewhere.
-//! * The order is that of the name bytes, so equal trees give equal archives, where the file system
-//!   has the same holes in them.
+//! * The order is that of the name bytes, so equal trees give equal archives.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};

@@ -4,7 +4,6 @@
 //! * The bytes depend on the entries alone: no user names, no access or change times, no clock.
 //! * Everything that [`pack_layer`](super::pack_layer) keeps is written so that it reads it back.
 
-use std::fs::File;
 use std::io::{Read, Write};
 
 use tar::Header;
@@ -58,6 +57,8 @@ pub struct TarWriter<W> {
     inner: W,
     records: Vec<u8>,
     buffer: Vec<u8>,
+    /// Bytes of holes from which on they are left out of a file.
+    pub(super) least_holes: u64,
 }
 
 impl<W: Write> TarWriter<W> {
@@ -67,6 +68,7 @@ impl<W: Write> TarWriter<W> {
             inner,
             records: Vec::new(),
             buffer: Vec::new(),
+            least_holes: sparse::LEAST_HOLES,
         }
     }
 
@@ -93,31 +95,6 @@ impl<W: Write> TarWriter<W> {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Writes a regular file, whose holes stay holes: `size` bytes of `file` from `start` on; `kind`
-    /// of the entry is not looked at. `allocated` is what of them takes space on the disk, in bytes.
-    ///
-    /// # Errors
-    /// As [`TarWriter::append`].
-    pub fn append_file(
-        &mut self,
-        entry: &TarEntry<'_>,
-        file: &File,
-        (start, size): (u64, u64),
-        allocated: u64,
-    ) -> Result<(), Error> {
-        let holes = (start == 0 && allocated < size)
-            .then(|| sparse::data_segments(file, size))
-            .flatten();
-        let whole = [(start, size)];
-        let (kind, segments) = match &holes {
-            Some(segments) => (TarKind::Sparse { size, segments }, segments.as_slice()),
-            None => (TarKind::Regular(size), &whole[..]),
-        };
-        // Where its holes were looked for, it was not left at its beginning.
-        let mut data = sparse::DataReader::new(file, segments);
-        self.append(&TarEntry { kind, ..*entry }, &mut data)
     }
 
     /// Writes the whiteout of `path`, which hides what lower layers have there.
