@@ -41,6 +41,7 @@ pub struct Export {
 }
 
 /// What is exported, and keeps it.
+#[allow(clippy::large_enum_variant)] // there is one
 enum Tree {
     Container(ContainerView),
     Image(Overlay),

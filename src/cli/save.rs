@@ -54,8 +54,11 @@ impl Save {
             Asked::Each(platforms) => platforms,
             Asked::All => Vec::new(),
         };
-        let saving = Saving::new(&store, &self.images, &platforms)
-            .map_err(|(name, error)| Failure::of_image("save", &name, error))?;
+        let mut saving = Saving::default();
+        for name in &self.images {
+            let added = saving.add(&store, name, &platforms);
+            added.map_err(|error| Failure::of_image("save", name, error))?;
+        }
         let name = self.output.as_deref();
         let mut out = OutFile::create(name, &cannot)?;
         let compression = match self.compress {

@@ -25,7 +25,7 @@ use super::{Error, Found, Result};
 
 /// Images that are about to be saved: found and opened, so that nothing that is removed from the
 /// store meanwhile is missing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Saving {
     index: Vec<Descriptor>,
     images: Vec<DockerImage>,
@@ -42,32 +42,17 @@ struct DockerImage {
 }
 
 impl Saving {
-    /// Finds what `names` mean: names, digests or IDs; a name without a tag means all tags of its
+    /// Adds what `name` means: a name, digest or ID; a name without a tag means all tags of its
     /// repository. Of images for several platforms those in `platforms` are saved, or else all that
     /// are stored.
     ///
     /// # Errors
-    /// As [`super::find`], for the name that is returned with it; what opening blobs reports.
-    pub fn new(
-        store: &Store,
-        names: &[String],
-        platforms: &[Platform],
-    ) -> std::result::Result<Saving, (String, Error)> {
-        let mut saving = Saving {
-            index: Vec::new(),
-            images: Vec::new(),
-            blobs: BTreeMap::new(),
-        };
-        for name in names {
-            let add = |saving: &mut Saving| -> Result<()> {
-                for record in records(store, name)? {
-                    saving.add(store, record, platforms)?;
-                }
-                Ok(())
-            };
-            add(&mut saving).map_err(|error| (name.clone(), error))?;
+    /// As [`super::find`], and what opening blobs reports.
+    pub fn add(&mut self, store: &Store, name: &str, platforms: &[Platform]) -> Result<()> {
+        for record in records(store, name)? {
+            self.add_record(store, record, platforms)?;
         }
-        Ok(saving)
+        Ok(())
     }
 
     /// Bytes of all blobs together.
@@ -130,7 +115,7 @@ impl Saving {
         Ok(tar.finish().map(drop)?)
     }
 
-    fn add(&mut self, store: &Store, record: Record, platforms: &[Platform]) -> Result<()> {
+    fn add_record(&mut self, store: &Store, record: Record, platforms: &[Platform]) -> Result<()> {
         let mut found = Vec::new();
         for platform in platforms {
             found.push(load(store, record.clone(), Some(platform))?);

@@ -79,7 +79,7 @@ pub fn flush_container(store: &Store, name: &str) -> Result<bool> {
     let mounts = mountinfo::ours().map_err(Error::system("cannot read the table of mounts"))?;
     let serves = |server: &&record::Server| server.record.upper.as_ref() == Some(&upper);
     for server in servers.iter().filter(serves) {
-        for mount in mounts.iter().filter(|mount| server.serves(mount)) {
+        if let Some(mount) = mounts.iter().find(|mount| server.serves(mount)) {
             flush(&mount.point).map_err(Error::system("cannot sync the mount"))?;
             return Ok(true);
         }
