@@ -80,8 +80,14 @@ impl Load {
             )));
         }
         for image in &saved.images {
-            let loaded = self.load(&store, &saved, image).map_err(failed)?;
-            report(image, &loaded)?;
+            match self.load(&store, &saved, image) {
+                Ok(loaded) => report(image, &loaded)?,
+                // Signatures and such lie beside images.
+                Err(error @ image::Error::NotAnImage(_)) if saved.images.len() > 1 => {
+                    log::warn!("left out {}: {error}", image.digest);
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
         }
         Ok(())
     }
@@ -116,7 +122,7 @@ impl Load {
         store: &Store,
         saved: &SavedImages,
         image: &SavedImage,
-    ) -> anyhow::Result<Loaded> {
+    ) -> image::Result<Loaded> {
         let watched = io::stdout().is_terminal() && io::stderr().is_terminal();
         let display = progress::Display::new(self.quiet || !watched);
         let asked = Asked::of(&self.platforms);
@@ -138,7 +144,7 @@ impl Load {
             &mut |_, manifest| display.start(&manifest.layers),
         );
         display.finish();
-        Ok(loaded?)
+        loaded
     }
 }
 

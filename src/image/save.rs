@@ -146,7 +146,8 @@ impl Saving {
         let config = path_of(&image.manifest.config.digest);
         let layers = image.manifest.layers.iter();
         let layers: Vec<String> = layers.map(|layer| path_of(&layer.digest)).collect();
-        let tag = tagged(&image.record).map(Reference::familiar);
+        // In full, since tools do not agree on what a short name means.
+        let tag = tagged(&image.record).map(Reference::to_string);
         let known = self.images.iter_mut();
         let mut known = known.filter(|known| known.config == config && known.layers == layers);
         match (known.next(), tag) {

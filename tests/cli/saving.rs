@@ -12,8 +12,7 @@ use tempfile::TempDir;
 use super::made::{Layout, Made, store_image};
 use super::reclaim::{Small, noise};
 use super::support::{
-    Need, Store, User, fail, odd_image, require, skopeo_copy, succeed, temp_dir,
-    text,
+    Need, Store, User, fail, odd_image, require, skopeo_copy, succeed, temp_dir, text,
 };
 use super::{compare_with_expected, import, layout, names};
 
@@ -78,13 +77,15 @@ fn several_images_with_all_their_names_come_back_as_they_were() {
     let manifest =
         |path: &Path| -> Value { serde_json::from_slice(&file_of(path, "manifest.json")).unwrap() };
     let tags = manifest(&save(&store, "tags.tar", &["app"]))[0]["RepoTags"].clone();
-    assert_eq!(tags, serde_json::json!(["app:1", "app:latest"]));
+    assert_eq!(
+        tags,
+        serde_json::json!(["docker.io/library/app:1", "docker.io/library/app:latest"])
+    );
     // What is called by its ID is saved without a name, and loaded so.
     let id = store.stdout(["image", "ls", "-q", "--no-trunc", "two:1"]);
     let path = save(&store, "nameless.tar", &[id.trim()]);
     let other = Store::new();
-    let expected = format!("Loaded image: two:1\n");
-    assert_eq!(load(&other, &path), expected);
+    assert_eq!(load(&other, &path), "Loaded image: two:1\n");
 }
 
 #[test]
@@ -250,6 +251,17 @@ fn other_tools_read_what_is_saved_and_write_what_is_loaded() {
         "odd:1",
     ]);
     same("podman", &archive);
+    // Several images are read as Docker's format has them.
+    import(&store, "second:1", b"second");
+    let both = save(&store, "both.tar", &["odd:1", "second:1"]);
+    let said = podman.run(["load".as_ref(), "-i".as_ref(), both.as_os_str()]);
+    for name in ["odd:1", "second:1"] {
+        assert!(
+            said.contains(&format!("docker.io/library/{name}")),
+            "{said}"
+        );
+    }
+    store.run(["rmi", "second:1"]);
     // Docker's format has no manifests, and podman writes plain layers into it: the image is the same.
     let archive = at("podman-docker.tar");
     podman.run([
