@@ -153,6 +153,19 @@ impl MountOptions {
         Ok(options)
     }
 
+    /// An option that is given and means something only where there is an upper directory.
+    #[must_use]
+    pub fn for_writing(&self) -> Option<&'static str> {
+        [
+            ("workdir", self.work.is_some()),
+            ("volatile", self.volatile),
+            ("metacopy", self.metacopy.is_some()),
+            ("redirect_dir", self.redirect_dir.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+
     fn one(&mut self, option: &[u8]) -> Result<(), OptionError> {
         let (key, value) = match option.iter().position(|&byte| byte == b'=') {
             Some(at) => (&option[..at], Some(&option[at + 1..])),

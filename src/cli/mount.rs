@@ -116,17 +116,18 @@ impl Mount {
             None if options.lowers.is_empty() => self.image(global, options)?,
             None => self.layers(options)?,
         };
-        if serving.is_write_protected() {
-            log::warn!("source write-protected, mounted read-only");
-        }
+        let is_write_protected = serving.is_write_protected();
         let what = format!("cannot mount {}", serving.source.to_string_lossy());
         if self.foreground {
-            mount::serve_foreground(serving).map_err(|error| Failure::new(what, error))
+            mount::serve_foreground(serving)
         } else {
-            mount::serve_detached(serving)
-                .map(drop)
-                .map_err(|error| Failure::new(what, error))
+            mount::serve_detached(serving).map(drop)
         }
+        .map_err(|error| Failure::new(what, error))?;
+        if is_write_protected && !self.foreground {
+            log::warn!("source write-protected, mounted read-only");
+        }
+        Ok(())
     }
 
     /// The image of a snapshot, as containerd asks for it through the mount helper.
