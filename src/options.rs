@@ -113,6 +113,8 @@ pub struct MountOptions {
     pub redirect_dir: Option<bool>,
     /// `strict`: what is not understood is an error.
     pub strict: bool,
+    /// `remount`: a mount that is there gets other flags.
+    pub remount: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
     /// `snapshot=`: the number of the snapshotter's snapshot whose image is mounted.
@@ -175,10 +177,6 @@ impl MountOptions {
             option: OsStr::from_bytes(option).into(),
             reason,
         };
-        if key == b"remount" {
-            // Taken silently it would stack a second mount over the first.
-            return Err(wrong("is not supported: unmount, and mount anew"));
-        }
         let Ok(name) = std::str::from_utf8(key) else {
             self.warn(option, UNKNOWN);
             return Ok(());
@@ -268,6 +266,7 @@ impl MountOptions {
             "userxattr" => (&mut self.userxattr, true),
             "as_lower" => (&mut self.as_lower, true),
             "strict" => (&mut self.strict, true),
+            "remount" => (&mut self.remount, true),
             _ => return false,
         };
         *field = on;

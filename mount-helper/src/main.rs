@@ -91,7 +91,13 @@ fn run(request: &Mount) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let what = request.spec.as_deref().unwrap_or(OsStr::new("the layers"));
-    match serve(request, options) {
+    let done = match options.remount {
+        true => mount::remount(&request.directory, &options)
+            .map(drop)
+            .map_err(|error| Failure::of(None, &error)),
+        false => serve(request, options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (what, place) = (what.display(), request.directory.display());

@@ -104,6 +104,9 @@ impl Mount {
         if let (None, Some(platform)) = (&self.platform, &options.platform) {
             self.platform = Some(utf8(platform)?.parse().map_err(Failure::usage)?);
         }
+        if options.remount {
+            return self.remount(&options);
+        }
         let root = options.root.clone().or_else(|| global.root.clone());
         let global = &Global { root, ..*global };
         let serving = match &self.name {
@@ -125,6 +128,20 @@ impl Mount {
         }
         .map_err(|error| Failure::new(what, error))?;
         if is_write_protected && !self.foreground {
+            log::warn!("source write-protected, mounted read-only");
+        }
+        Ok(())
+    }
+
+    fn remount(&self, options: &MountOptions) -> Result<()> {
+        let directory = self.directory.as_deref();
+        let Some(directory) = directory.or(self.image.as_deref().map(Path::new)) else {
+            return Err(Failure::usage("the directory of a mount is needed"));
+        };
+        let what = format!("cannot remount {}", directory.display());
+        let writable =
+            mount::remount(directory, options).map_err(|error| Failure::new(what, error))?;
+        if !writable && options.read_only == Some(false) {
             log::warn!("source write-protected, mounted read-only");
         }
         Ok(())

@@ -321,6 +321,41 @@ fn the_store_is_where_the_environment_or_the_options_say() {
     assert!(said.contains("unknown option '--quick'"), "{said}");
 }
 
+/// Flags change in place; a read-only image stays read-only.
+#[test]
+fn flags_of_a_mount_change_by_remount() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let (store, work, tree) = (stored(), temp_dir(), layers());
+    let script = r#"
+        flags() { findmnt -no VFS-OPTIONS "$1"; }
+        mount -t plyfs odd "$mnt" -o "ro,root=$store"
+        mount -o remount,nosuid,noexec "$mnt"
+        flags "$mnt" | grep -q ro,nosuid,noexec
+        umount "$mnt"
+        mount -t plyfs mine "$tree/mnt" -o "lowerdir=$tree/a:$tree/b,upperdir=$tree/u,workdir=$tree/w"
+        echo one > "$tree/mnt/new"
+        mount -o remount,ro "$tree/mnt"
+        ! (echo two > "$tree/mnt/new") 2>/dev/null
+        mount -o remount,rw,nodev "$tree/mnt"
+        echo three > "$tree/mnt/new"
+        flags "$tree/mnt" | grep -q rw,nodev
+        "$plyfs" mount -o remount,noatime "$tree/mnt"
+        flags "$tree/mnt" | grep -q noatime
+        test "$(grep -c " $tree/mnt " /proc/self/mounts)" = 1
+        umount "$tree/mnt"
+        "$plyfs" mount -o remount,ro "$tree/mnt" 2>&1 | grep "is not a plyfs mount"
+    "#;
+    let mut command = with_own_helpers(script, work.path());
+    command
+        .env("store", store.root())
+        .env("mnt", store.mountpoint())
+        .env("tree", tree.path())
+        .env("plyfs", super::support::plyfs_program());
+    succeed(&mut command);
+}
+
 /// mount(8) compares the source of a line of fstab with those in the table of mounts.
 #[test]
 fn regression_mount_a_mounts_a_short_name_once() {
