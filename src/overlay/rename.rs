@@ -183,7 +183,12 @@ impl Engine {
         }
         self.share_impurity(from.directory, to.directory)?;
         let left = match flags.whiteout {
-            true => Some(self.upper.temporary_null_device()?),
+            true => {
+                let device = self.upper.temporary_null_device()?;
+                let stat = device.at().stat();
+                let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
+                Some((device, ino))
+            }
             false => None,
         };
         let pin = match target {

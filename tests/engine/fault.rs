@@ -190,6 +190,11 @@ fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
         prepare(&overlay);
         verb(&Paths(&overlay)).unwrap_or_else(|error| panic!("{title}: {error}"));
         let new = comparable(tree(&overlay), counted);
+        // What is left behind is put there after the rename.
+        let mut between = new.clone();
+        if title.contains("leave") {
+            between.retain(|_, row| row.kind != FileKind::CharDevice);
+        }
         drop(overlay);
         for at in 1.. {
             let context = format!("{title}, call {at}, crash {crash}, marks {metacopy_redirect}");
@@ -205,7 +210,7 @@ fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
                 fault::plan(None, 0, false);
                 let now = comparable(tree(&overlay), counted);
                 assert!(
-                    now == old || now == new,
+                    now == old || now == new || now == between,
                     "{context}: before reopening: {result:?}"
                 );
                 assert_eq!(
@@ -230,7 +235,7 @@ fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
                     let known = [&old, &new].iter().any(|rows| rows.get(path) == Some(row));
                     assert!(known, "{context}: {path_text} is neither: {row:?}");
                 }
-                assert!(now == old || now == new, "{context}");
+                assert!(now == old || now == new || now == between, "{context}");
             }
             let after: Vec<Rows> = writable.layers.iter().map(|l| plain(l)).collect();
             assert_eq!(lower, after, "{context}: a layer has changed");
