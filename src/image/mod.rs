@@ -35,8 +35,8 @@ pub use inspect::{
     EntryKind, IndexEntry, LayerDetails, Row, Summary, entries, index_entries, list, summary,
     variants,
 };
-pub use made::WriteError;
 pub use load::{LoadRequest, Loaded, load};
+pub use made::WriteError;
 pub use open::{chain, open};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
