@@ -81,3 +81,80 @@ fn together(listed: impl Iterator<Item = (Digest, Vec<Reference>)>) -> Vec<Saved
     }
     images
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::archive::tests::tar_of;
+    use super::super::{IMAGE_NAME, ManifestName, REF_NAME};
+    use super::*;
+    use crate::oci::{Descriptor, DiffId, ImageConfig, Index, Manifest, MediaType, Platform};
+
+    fn open(files: &[(&str, &[u8])]) -> Result<SavedImages, Error> {
+        use std::io::Write;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&tar_of(files)).unwrap();
+        SavedImages::open(file, Path::new("saved.tar"))
+    }
+
+    fn names(image: &SavedImage) -> Vec<String> {
+        image.names.iter().map(Reference::familiar).collect()
+    }
+
+    #[test]
+    fn each_image_once_with_all_its_names() {
+        let config = Descriptor::of(MediaType::OciConfig, b"{}");
+        let manifest = serde_json::to_vec(&Manifest::new(config, Vec::new())).unwrap();
+        let entry = |notes: &[(&str, &str)]| {
+            let mut entry = Descriptor::of(MediaType::OciManifest, &manifest);
+            let notes = notes.iter();
+            let notes = notes.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            entry.annotations.extend(notes);
+            entry
+        };
+        let index = Index {
+            manifests: vec![
+                entry(&[(IMAGE_NAME, "docker.io/library/x:1"), (REF_NAME, "1")]),
+                entry(&[(REF_NAME, "example.org/y:2")]),
+                entry(&[(REF_NAME, "tag")]),
+                entry(&[(REF_NAME, "x:1")]),
+            ],
+            ..Index::default()
+        };
+        let blob = format!("blobs/sha256/{}", Digest::of(&manifest).hex());
+        let docker = br#"[{"Config":"none","RepoTags":["other:1"],"Layers":[]}]"#;
+        let saved = open(&[
+            ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+            ("index.json", &serde_json::to_vec(&index).unwrap()),
+            ("manifest.json", docker),
+            (&blob, &manifest),
+        ]);
+        let saved = saved.unwrap();
+        assert_eq!(saved.images.len(), 1);
+        assert_eq!(names(&saved.images[0]), ["x:1", "example.org/y:2"]);
+        let digest = saved.images[0].digest;
+        assert_eq!(digest, Digest::of(&manifest));
+        saved
+            .source
+            .manifest(&ManifestName::Digest(digest))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_docker_archive_without_a_layout() {
+        let diff_ids = vec![DiffId(Digest::of(b"layer"))];
+        let config = ImageConfig::new(Platform::new("linux", "amd64", None), diff_ids);
+        let config = config.to_bytes().unwrap();
+        let manifest = br#"[{"Config":"c.json","RepoTags":["x:1","y:2"],"Layers":["l.tar"]},
+            {"Config":"c.json","RepoTags":["no name!"],"Layers":["l.tar"]}]"#;
+        let saved = open(&[
+            ("c.json", &config),
+            ("l.tar", b"layer"),
+            ("manifest.json", manifest),
+        ]);
+        let saved = saved.unwrap();
+        assert_eq!(saved.images.len(), 1);
+        assert_eq!(names(&saved.images[0]), ["x:1", "y:2"]);
+        let error = open(&[("etc/passwd", b"")]).err().unwrap().to_string();
+        assert!(error.contains("there are no images in it"), "{error}");
+    }
+}
