@@ -49,7 +49,8 @@ pub fn existing_store(global: &Global) -> Result<Option<Store>> {
         let parent = root
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        is_default_root(global) || parent.is_none_or(Path::is_dir)
+        let may_be_made = Store::may_be_made(&root);
+        may_be_made && (is_default_root(global) || parent.is_none_or(Path::is_dir))
     };
     match Store::open(&root) {
         Ok(store) => Ok(Some(store)),

@@ -234,10 +234,15 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(store::Error::NoStore(_)) = cause.downcast_ref() {
             return Some("plyfs pull IMAGE makes one; --root DIR names another".to_owned());
         }
+        if let Some(store::Error::NotEmpty(_)) = cause.downcast_ref() {
+            return Some("--root DIR names another place, which may not be there yet".to_owned());
+        }
         if let Some(store::Error::Damaged { .. } | store::Error::Missing { .. }) =
             cause.downcast_ref()
         {
-            return Some("plyfs check tells what is damaged; pull the image again".to_owned());
+            return Some(
+                "plyfs check tells what is damaged; pull or import the image again".to_owned(),
+            );
         }
         if let Some(registry::Error::SeveralImages { .. }) = cause.downcast_ref() {
             return Some("choose one with :NAME or @DIGEST behind the path".to_owned());

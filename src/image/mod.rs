@@ -21,7 +21,7 @@ mod remove;
 mod repair;
 mod tag;
 
-pub use check::{Damage, check};
+pub use check::{Damage, MISSING, check};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};

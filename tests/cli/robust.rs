@@ -1,6 +1,6 @@
 //! What may go wrong in a pull: it is killed, others do the same, the source does not have it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -191,4 +191,29 @@ fn a_damaged_blob_is_refused() {
     );
     assert_eq!(store.stdout(["image", "ls", "--format", "json"]), "");
     store.run(["check"]);
+}
+
+#[test]
+fn regression_a_store_is_not_made_among_other_files() {
+    let (source, other) = (Store::new(), Store::new());
+    super::import(&source, "one:1", b"one");
+    // An OCI layout of somebody else, which looks nearly like a store.
+    let root = other.root();
+    fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+    fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    fs::write(root.join("index.json"), index).unwrap();
+    let place = super::layout(&source.root(), "docker.io/library/one:1");
+    let said = other.fails(1, ["pull", &place]);
+    assert!(said.contains("is not empty, and no store"), "{said}");
+    let said = other.fails(1, ["image", "ls"]);
+    assert!(said.contains("there is no store at"), "{said}");
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 3);
+    // What mkfs leaves, and what a first pull had made when it was killed, is no obstacle.
+    fs::remove_dir_all(&root).unwrap();
+    fs::create_dir_all(root.join("lost+found")).unwrap();
+    assert_eq!(other.stdout(["image", "ls", "-q"]), "");
+    fs::create_dir_all(root.join("layers/sha256")).unwrap();
+    other.run(["pull", "-q", &place, "--name", "one:1"]);
+    assert_eq!(other.stdout(["cat", "one:1:/file"]), "one");
 }
