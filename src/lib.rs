@@ -3,7 +3,7 @@
 //! The map of the house, from the cellar up. Each room may use what stands above it in this list
 //! and nothing below; `tests/architecture.rs` holds that.
 //!
-//! Two families meet only in [`mount`] and above it: the filesystem family ([`layer`], [`union`], [`overlay`],
+//! Two families meet only in [`export`], [`mount`] and above: the filesystem family ([`layer`], [`union`], [`overlay`],
 //! [`fuse`]) knows nothing of images and registries, the image family ([`oci`], [`store`],
 //! [`registry`], [`pack`], [`image`]) knows nothing of FUSE.
 
@@ -24,6 +24,8 @@ pub mod union;
 
 pub mod image;
 pub mod overlay;
+
+pub mod export;
 
 pub mod fuse;
 

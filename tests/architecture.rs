@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &str)] = &[
         "sys cause whiteout oci layer pack registry store union",
     ),
     ("overlay", "sys whiteout idmap layer union"),
+    ("export", "whiteout layer pack overlay"),
     ("fuse", "sys layer union overlay"),
     ("mount", EVERYTHING_ABOVE),
     (

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::commit::Commit;
+use super::export::Export;
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
 use crate::cause;
@@ -20,6 +22,10 @@ pub enum Container {
     #[command(alias = "remove")]
     Rm(ContainerRm),
     Diff(ContainerDiff),
+    #[command(hide = true)]
+    Commit(Commit),
+    #[command(hide = true)]
+    Export(Export),
 }
 
 /// List containers
@@ -82,6 +88,8 @@ impl Container {
         let swept = store.remove_abandoned_containers();
         swept.map_err(|error| Failure::new("cannot remove an abandoned container", error))?;
         match self {
+            Container::Commit(verb) => verb.run(global),
+            Container::Export(verb) => verb.run(global),
             Container::Ls(verb) => verb.run(&store),
             Container::Rm(verb) => verb.run(&store),
             Container::Diff(verb) => verb.run(&store),

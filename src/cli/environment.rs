@@ -68,11 +68,16 @@ pub fn create_store(global: &Global) -> Result<Store> {
 /// The store, made if there is none, without what ended processes left in it.
 pub fn create_tidy_store(global: &Global) -> Result<Store> {
     let store = create_store(global)?;
-    // What is damaged or full is told by what follows, if it needs that.
+    tidy(&store);
+    Ok(store)
+}
+
+/// Removes what ended processes left in the store. What is damaged or full is told by what follows, if
+/// it needs that.
+pub fn tidy(store: &Store) {
     if let Err(error) = store.tidy(SystemTime::now()) {
         log::info!("cannot tidy up the store: {}", cause::chain(&error));
     }
-    Ok(store)
 }
 
 /// A directory that the XDG specification names, by its variable or its place below home.

@@ -6,11 +6,13 @@
 mod bundle;
 mod cat;
 mod check;
+mod commit;
 mod complete;
 mod container;
 mod container_image;
 mod container_spec;
 mod environment;
+mod export;
 mod failure;
 mod filter;
 mod glob;
@@ -24,10 +26,12 @@ mod image_tree;
 mod import;
 mod interrupt;
 mod listing;
+mod load;
 mod ls;
 mod moment;
 mod mount;
 mod mounts;
+mod out_file;
 mod output;
 mod path;
 mod platforms;
@@ -37,6 +41,7 @@ mod pull_plan;
 mod rootless;
 mod run;
 mod runtime;
+mod save;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 mod template;
@@ -83,6 +88,10 @@ struct Global {
 enum Verb {
     Pull(pull::Pull),
     Import(import::Import),
+    Save(save::Save),
+    Load(load::Load),
+    Commit(commit::Commit),
+    Export(export::Export),
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
@@ -125,6 +134,10 @@ enum ImageVerb {
     Pull(pull::Pull),
     #[command(hide = true)]
     Import(import::Import),
+    #[command(hide = true)]
+    Save(save::Save),
+    #[command(hide = true)]
+    Load(load::Load),
 }
 
 /// All verbs and what they take, for those who write manual pages and completions.
@@ -158,6 +171,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::Pull(verb) | Verb::Image(ImageVerb::Pull(verb)) => verb.run(global)?,
         Verb::Import(verb) | Verb::Image(ImageVerb::Import(verb)) => verb.run(global)?,
+        Verb::Save(verb) | Verb::Image(ImageVerb::Save(verb)) => verb.run(global)?,
+        Verb::Load(verb) | Verb::Image(ImageVerb::Load(verb)) => verb.run(global)?,
+        Verb::Commit(verb) => verb.run(global)?,
+        Verb::Export(verb) => verb.run(global)?,
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,

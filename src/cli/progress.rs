@@ -160,6 +160,34 @@ impl Bar {
     }
 }
 
+/// Shows how much is written.
+pub struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bar: &'a Bar,
+    count: u64,
+}
+
+impl<'a> Counted<'a> {
+    /// Writes to `out` and tells `bar`.
+    pub fn new(out: &'a mut dyn Write, bar: &'a Bar) -> Counted<'a> {
+        let count = 0;
+        Counted { out, bar, count }
+    }
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.count += count as u64;
+        self.bar.set(self.count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -17,7 +17,7 @@ use crate::registry::{DockerArchive, Location, ManifestName, Mirrored, Source};
 use crate::store::Store;
 
 /// Layers received at the same time.
-const PARALLEL: usize = 4;
+pub const PARALLEL: usize = 4;
 
 /// Pull images into the store
 ///

@@ -1,7 +1,7 @@
 //! The documents of an image that is looked up in a source: manifests and indexes, before any layer.
 
 use crate::oci::{Descriptor, DiffId, Document, ImageConfig, Index, Manifest, Platform};
-use crate::registry::{Fetched, ManifestName, Source};
+use crate::registry::{self, Fetched, ManifestName, Source};
 
 use super::pull::{Platforms, layers_of};
 use super::{Error, Result, find};
@@ -58,7 +58,7 @@ pub(super) fn fetch_documents(
                 wanted: match platforms {
                     Platforms::One(platform) => platform.into_iter().cloned().collect(),
                     Platforms::Each(platforms) => platforms.to_vec(),
-                    Platforms::All => Vec::new(),
+                    Platforms::All | Platforms::Available => Vec::new(),
                 },
             };
             let images = vec![image];
@@ -68,10 +68,18 @@ pub(super) fn fetch_documents(
     };
     let mut images = Vec::new();
     for (descriptor, wanted) in chosen(&index, platforms)? {
-        let fetched = source.manifest(&ManifestName::Digest(descriptor.digest))?;
+        let fetched = match source.manifest(&ManifestName::Digest(descriptor.digest)) {
+            Err(registry::Error::NotFound { .. }) if matches!(platforms, Platforms::Available) => {
+                continue;
+            }
+            fetched => fetched?,
+        };
         let Document::Manifest(manifest) = fetched.document()? else {
             return Err(Error::NotAnImage(fetched.media_type.to_string()));
         };
+        if matches!(platforms, Platforms::Available) && !has_blobs(source, &manifest)? {
+            continue;
+        }
         images.push(PlatformImage {
             descriptor,
             bytes: fetched.bytes,
@@ -83,6 +91,18 @@ pub(super) fn fetch_documents(
         return Err(Error::NotAnImage("an index without images".to_owned()));
     }
     Ok(Documents { top, images })
+}
+
+/// Whether a source has all blobs of an image.
+fn has_blobs(source: &dyn Source, manifest: &Manifest) -> Result<bool> {
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        match source.blob(blob, 0) {
+            Ok(_) => {}
+            Err(registry::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
 /// The entries of an index that are meant, each once, with the platforms that were asked for.
@@ -107,7 +127,7 @@ fn chosen(index: &Index, platforms: Platforms<'_>) -> Result<Vec<(Descriptor, Ve
                 add(index.choose(platform)?, Some(platform));
             }
         }
-        Platforms::All => {
+        Platforms::All | Platforms::Available => {
             let manifests = index
                 .images()
                 .filter(|entry| entry.media_type.is_manifest());

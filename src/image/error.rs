@@ -106,6 +106,9 @@ pub enum Error {
     /// The archive of a layer is wrong.
     #[error(transparent)]
     Pack(#[from] pack::Error),
+    /// A layer could not be archived.
+    #[error("cannot archive the layer")]
+    Archive(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The layers do not fit together.
     #[error("its layers do not fit together")]
     Flatten(#[from] FlattenError),

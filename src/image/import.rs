@@ -1,20 +1,19 @@
 //! Makes an image of one layer from a root filesystem: a tar archive or a directory.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::layer::tree::{Target, Tree};
 use crate::oci::{
-    Compression, Config, Descriptor, DiffId, Digest, Hasher, History, ImageConfig, Manifest,
-    MediaType, Platform, Reference,
+    Compression, Config, Descriptor, Digest, Hasher, History, ImageConfig, MediaType, Platform,
+    Reference,
 };
-use crate::pack::{self, Limits, Progress, Skipped, pack_archive};
-use crate::store::{self, LeaseKind, LeaseRecord, Record, Staging, Store};
+use crate::pack::{self, Limits, Packed, Progress, Skipped, TarWriter, pack_archive};
+use crate::store::{self, Staging, Store};
 
-use super::receive::{commit, source_of, write_packed};
-use super::{Error, Result, find, open};
+use super::made::{MadeImage, MadeLayer, archive, layer_directory, publish};
+use super::{Error, Result, find};
 
 /// Where the root filesystem comes from.
 pub enum ImportSource<'a> {
@@ -78,15 +77,26 @@ pub fn is_import(store: &Store, name: &str) -> Option<bool> {
 pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
     let staging = store.staging()?;
     let mut skipped = Vec::new();
-    let (layer, diff_id) = match request.source {
-        ImportSource::Archive(reader) => {
-            pack_into(store, &staging, reader, request.limits, request.told)?
-        }
+    let (packed, blob) = match request.source {
+        ImportSource::Archive(reader) => pack_into(&staging, reader, request.limits, request.told)?,
         ImportSource::Directory(path) => {
-            let told = request.told;
-            import_directory(store, &staging, path, request.limits, told, &mut skipped)?
+            let (compression, limits, told) =
+                (pack::Compression::Gzip, request.limits, request.told);
+            let (packed, blob, left_out) = archive(&staging, compression, limits, told, |out| {
+                let mut writer = TarWriter::new(out).keeping_holes();
+                let skipped = pack::write_directory(path, Some(store.root()), &mut writer)?;
+                writer.finish()?;
+                Ok(skipped)
+            })?;
+            skipped = left_out;
+            (packed, blob)
         }
     };
+    if let Some(kind) = saved_image(&packed.tree) {
+        return Err(Error::SavedImage(kind));
+    }
+    let layer = MadeLayer::packed(store, &staging, &packed, blob)?;
+    drop(packed);
     let history = History {
         created: Some(request.created.to_owned()),
         created_by: Some(format!("{CREATED_BY}{}", request.described)),
@@ -97,98 +107,29 @@ pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
         created: Some(request.created.to_owned()),
         config: request.config,
         history: vec![history],
-        ..ImageConfig::new(request.platform.clone(), vec![diff_id])
+        ..ImageConfig::new(request.platform, vec![layer.diff_id])
     };
-    let config = config.to_bytes()?;
-    let config_descriptor = Descriptor::of(MediaType::OciConfig, &config);
-    let mut manifest = Manifest::new(config_descriptor.clone(), vec![layer.clone()]);
-    manifest.annotations.insert(
-        "org.opencontainers.image.created".to_owned(),
-        request.created.to_owned(),
-    );
-    let manifest = serde_json::to_vec(&manifest)
-        .map_err(|error| Error::io(io::Error::other(error), "writing the manifest"))?;
-    let descriptor = Descriptor {
-        platform: Some(request.platform),
-        ..Descriptor::of(MediaType::OciManifest, &manifest)
+    let key = "org.opencontainers.image.created";
+    let image = MadeImage {
+        config: &config,
+        below: Vec::new(),
+        layer: &layer,
+        annotations: vec![(key, request.created.to_owned())],
+        name: request.name,
     };
-    let lease = store.lease(&LeaseRecord {
-        kind: LeaseKind::Pull,
-        pid: std::process::id(),
-        image: request.described.to_owned(),
-        mount_point: None,
-        digests: vec![
-            descriptor.digest,
-            config_descriptor.digest,
-            layer.digest,
-            diff_id.0,
-        ],
-    })?;
-    store.sync()?;
-    let packed = staging.path().join("layer");
-    commit(store, &packed, &diff_id, &source_of(&layer))?;
-    store.commit_blob(&staging.path().join("blob"), &layer.digest)?;
-    store.write_blob(&config_descriptor.digest, &config)?;
-    open::ensure_chain(store, &[diff_id])?;
-    store.write_blob(&descriptor.digest, &manifest)?;
-    let image = match request.name {
-        Some(reference) => Record::named(reference.clone(), descriptor),
-        None => Record {
-            reference: None,
-            repository: None,
-            descriptor,
-        },
-    };
-    store.publish(&store.lock()?, image)?;
-    lease.end()?;
-    Ok(Imported {
-        id: config_descriptor.digest,
-        skipped,
-    })
-}
-
-/// Archives a directory, compressed, and packs the archive as it is written.
-fn import_directory(
-    store: &Store,
-    staging: &Staging,
-    path: &Path,
-    limits: &Limits,
-    told: &Told<'_>,
-    skipped: &mut Vec<Skipped>,
-) -> Result<(Descriptor, DiffId)> {
-    let (reader, writer) = io::pipe().map_err(|error| Error::io(error, "making a pipe"))?;
-    std::thread::scope(|scope| {
-        let archive =
-            scope.spawn(|| pack::write_compressed_directory(path, Some(store.root()), writer));
-        let packed = pack_into(store, staging, Box::new(reader), limits, told);
-        match archive.join() {
-            Ok(Ok(left_out)) => {
-                *skipped = left_out;
-                packed
-            }
-            // Whichever side failed first broke the pipe of the other.
-            Ok(Err(pack::Error::WriteArchive(_))) if packed.is_err() => packed,
-            Ok(Err(error)) => Err(error.into()),
-            Err(_panicked) => Err(Error::io(
-                io::Error::other("the archiver died"),
-                "archiving the directory",
-            )),
-        }
-    })
+    let id = publish(store, &staging, image)?;
+    Ok(Imported { id, skipped })
 }
 
 /// Packs an archive into the staging directory: its bytes as `blob`, the layer as `layer`.
 fn pack_into(
-    store: &Store,
     staging: &Staging,
     reader: Box<dyn Read + Send + '_>,
     limits: &Limits,
     told: &Told<'_>,
-) -> Result<(Descriptor, DiffId)> {
+) -> Result<(Packed, Descriptor)> {
+    let directory = layer_directory(staging)?;
     let blob: PathBuf = staging.path().join("blob");
-    let directory = staging.path().join("layer");
-    let made = DirBuilder::new().mode(0o700).create(&directory);
-    made.map_err(|error| store::Error::io(error, "making", &directory))?;
     let copy = File::create(&blob).map_err(|e| store::Error::io(e, "making", &blob))?;
     let mut tee = Tee {
         reader,
@@ -209,17 +150,13 @@ fn pack_into(
         let read = || Error::io(error, "reading the archive");
         return Err(tee.failed.take().unwrap_or_else(read));
     }
-    if let Some(kind) = saved_image(&packed.tree) {
-        return Err(Error::SavedImage(kind));
-    }
     let media_type = match Compression::sniff(&tee.start) {
         Compression::Gzip => MediaType::OciLayerGzip,
         Compression::Zstd => MediaType::OciLayerZstd,
         _ => MediaType::OciLayer,
     };
-    let layer = Descriptor::new(media_type, tee.hasher.finish(), tee.size);
-    write_packed(store, &packed, &directory, source_of(&layer))?;
-    Ok((layer, DiffId(Digest::from_sha256(packed.diff_id))))
+    let descriptor = Descriptor::new(media_type, tee.hasher.finish(), tee.size);
+    Ok((packed, descriptor))
 }
 
 /// Whether the tree is that of an archive in which images are saved, and which.

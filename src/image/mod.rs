@@ -4,6 +4,7 @@
 //! layers; it prints nothing, and what happens on the way is told to an observer.
 
 mod check;
+mod commit;
 mod documents;
 mod error;
 mod find;
@@ -11,6 +12,8 @@ mod history;
 mod import;
 mod incoming;
 mod inspect;
+mod load;
+mod made;
 mod open;
 mod plan;
 mod prune;
@@ -19,9 +22,11 @@ mod receive;
 mod remote;
 mod remove;
 mod repair;
+mod save;
 mod tag;
 
 pub use check::{Damage, MISSING, check};
+pub use commit::{CommitRequest, Committed, commit};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};
@@ -30,6 +35,8 @@ pub use inspect::{
     EntryKind, IndexEntry, LayerDetails, Row, Summary, entries, index_entries, list, summary,
     variants,
 };
+pub use made::WriteError;
+pub use load::{LoadRequest, Loaded, load};
 pub use open::{chain, open};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
@@ -38,6 +45,7 @@ pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};
 pub use repair::{Outcome, repair};
+pub use save::Saving;
 pub use tag::tag;
 
 /// The result of an operation on images.

@@ -102,8 +102,8 @@ fn rebuild_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
         && store.has_chain(&chain)
     {
         let _lock = store.lock()?;
-        let kind = crate::store::ObjectKind::Chain;
-        store.discard(&crate::store::Object {
+        let kind = store::ObjectKind::Chain;
+        store.discard(&store::Object {
             kind,
             digest: chain.0,
         })?;

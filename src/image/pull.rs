@@ -50,6 +50,8 @@ pub enum Platforms<'a> {
     Each(&'a [Platform]),
     /// For all that it is made for.
     All,
+    /// For all that the source has.
+    Available,
 }
 
 /// An image that is in the store, complete, and stays as long as this is there.
@@ -111,7 +113,14 @@ pub fn pull_platforms(
     observer: Observer<'_>,
     prepared: &mut dyn FnMut(&Platform, &Manifest),
 ) -> Result<Pulled> {
-    let held = fetch_platforms(store, request, platforms, observer, prepared)?;
+    let held = fetch_platforms(
+        store,
+        request,
+        platforms,
+        LeaseKind::Pull,
+        observer,
+        prepared,
+    )?;
     let descriptor = held.descriptor.clone();
     let image = match request.store_as {
         Some(reference) => Record::named(reference.clone(), descriptor.clone()),
@@ -147,24 +156,35 @@ pub fn fetch(
 ) -> Result<Held> {
     let platforms = Platforms::One(request.platform);
     let mut prepared = Some(prepared);
-    fetch_platforms(store, request, platforms, observer, &mut |_, manifest| {
+    let prepared = &mut |_: &Platform, manifest: &Manifest| {
         if let Some(prepared) = prepared.take() {
             prepared(manifest);
         }
-    })
+    };
+    fetch_platforms(
+        store,
+        request,
+        platforms,
+        LeaseKind::Pull,
+        observer,
+        prepared,
+    )
 }
 
-fn fetch_platforms(
+/// As [`pull_platforms`] and [`fetch`]; what is interrupted can be gone on with if `kind` is
+/// [`LeaseKind::Pull`].
+pub(super) fn fetch_platforms(
     store: &Store,
     request: &PullRequest<'_>,
     platforms: Platforms<'_>,
+    kind: LeaseKind,
     observer: Observer<'_>,
     prepared: &mut dyn FnMut(&Platform, &Manifest),
 ) -> Result<Held> {
     let documents = fetch_documents(request.source, request.name, platforms)?;
     let descriptor = documents.top.descriptor();
     let mut record = LeaseRecord {
-        kind: LeaseKind::Pull,
+        kind,
         pid: std::process::id(),
         image: request.source.describe(),
         mount_point: None,
@@ -184,6 +204,7 @@ fn fetch_platforms(
         limits: request.limits,
         progress: &progress,
         observer,
+        resumable: kind == LeaseKind::Pull,
     };
     let mut wanted = Vec::new();
     for image in &documents.images {

@@ -59,6 +59,8 @@ pub(super) struct Receiver<'a> {
     pub limits: &'a Limits,
     pub progress: &'a Progress,
     pub observer: Observer<'a>,
+    /// Whether what was received of a blob is kept when it is interrupted.
+    pub resumable: bool,
 }
 
 impl Receiver<'_> {
@@ -78,7 +80,10 @@ impl Receiver<'_> {
             return Ok(());
         }
         let waiting = || self.tell(layer, LayerState::Waiting);
-        let ingest = self.store.ingest(&layer.digest, waiting)?;
+        let mut ingest = self.store.ingest(&layer.digest, waiting)?;
+        if !self.resumable {
+            ingest = ingest.not_resumable()?;
+        }
         if self.is_stored(layer, diff_id)? {
             ingest.finish(self.store)?;
             self.tell(layer, LayerState::AlreadyExists);
@@ -88,7 +93,7 @@ impl Receiver<'_> {
             let mut reused = false;
             match self.receive_layer(&ingest, layer, diff_id, &mut reused) {
                 Ok(()) => break,
-                Err(error) if is_interruption(&error) => {
+                Err(error) if is_interruption(&error) && self.resumable => {
                     // The blob is gone on with; what was packed of it would only fill the disk.
                     if let Err(left) = ingest.drop_layer() {
                         log::warn!("{}", cause::chain(&left));

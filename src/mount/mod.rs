@@ -17,6 +17,7 @@ mod remount;
 mod syslog;
 mod text;
 mod unmount;
+mod view;
 mod writable;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ pub use remount::remount;
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};
+pub use view::{ContainerView, container_view, flush_container};
 
 use crate::options::MountOptions;
 use crate::overlay::Overlay;

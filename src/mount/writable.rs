@@ -41,7 +41,7 @@ pub(super) fn overlay(base: Union, options: &MountOptions, readers: Readers) -> 
 }
 
 /// How things are kept in the upper directory.
-fn kept(options: &MountOptions, readers: Readers) -> Result<OverlayOptions> {
+pub(super) fn kept(options: &MountOptions, readers: Readers) -> Result<OverlayOptions> {
     if options.xattr_permissions == 1 {
         let reason =
             "xattr_permissions=1 is for reading; what is written needs xattr_permissions=2";

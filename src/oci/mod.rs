@@ -14,6 +14,7 @@
 //! <https://github.com/opencontainers/image-spec>, <https://github.com/opencontainers/distribution-spec>,
 //! <https://github.com/distribution/reference>
 
+mod change;
 mod config;
 mod digest;
 mod manifest;
@@ -24,6 +25,7 @@ mod runtime;
 mod runtime_default;
 mod user;
 
+pub use change::Changes;
 pub use config::{Config, History, ImageConfig, RootFs};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
 pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT_SIZE, Manifest};
@@ -46,6 +48,14 @@ pub enum ParseError {
     /// Not a digest of a supported algorithm.
     #[error("invalid digest {text}: {why}")]
     Digest {
+        /// The offending text, quoted and shortened.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Not an instruction that changes a configuration.
+    #[error("invalid instruction {text}: {why}")]
+    Instruction {
         /// The offending text, quoted and shortened.
         text: String,
         /// What is wrong with it.

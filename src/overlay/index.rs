@@ -83,6 +83,11 @@ impl Index {
         (self.groups.lock().get(&number)).is_some_and(|group| group.is_copied)
     }
 
+    /// Whether any file has been copied up into it.
+    pub(super) fn has_copies(&self) -> bool {
+        self.groups.lock().values().any(|group| group.is_copied)
+    }
+
     /// Puts a copied file into the index; `nlink` is its count if there is none yet.
     pub(super) fn publish(
         &self,

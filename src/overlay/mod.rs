@@ -66,6 +66,7 @@ pub use crate::union::{Attributes, Error, Listed, NodeNumber, OpenContent, Resul
 
 pub use changes::{Change, changes};
 pub use file::OverlayFile;
+pub use query::Origin;
 pub use request::{
     Caller, Namespace, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space,
     TimeChange, XattrChange,
@@ -109,6 +110,24 @@ impl Overlay {
         options: OverlayOptions,
     ) -> Result<Overlay> {
         let upper = Upper::open(upper, work, base.identity()?, options)?;
+        Ok(Overlay {
+            kind: Kind::Writable(Arc::new(Engine::new(base, upper)?)),
+        })
+    }
+
+    /// As [`Overlay::writable`], to read what another process is writing at present: nothing is
+    /// locked, made or removed, and nothing may be changed. What was read once may be shown as it
+    /// was then.
+    ///
+    /// # Errors
+    /// What opening the directories reports.
+    pub fn beside(
+        base: Union,
+        upper: &Path,
+        work: &Path,
+        options: OverlayOptions,
+    ) -> Result<Overlay> {
+        let upper = Upper::beside(upper, work, base.identity()?, options)?;
         Ok(Overlay {
             kind: Kind::Writable(Arc::new(Engine::new(base, upper)?)),
         })

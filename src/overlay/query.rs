@@ -6,8 +6,48 @@ use super::engine::Engine;
 use super::node::Stage;
 use super::request::Space;
 use super::upper::failed;
+use super::{Kind, Overlay};
 use crate::layer::FileKind;
 use crate::union::{Attributes, NodeNumber, OpenContent, Result};
+
+/// Which inode a node is shown from. Two nodes of one are names of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// That of the base with this number.
+    Base(u64),
+    /// That of the upper with this number.
+    Upper(u64),
+}
+
+impl Overlay {
+    /// Where a node is shown from.
+    ///
+    /// # Errors
+    /// `ESTALE` for a number that names nothing.
+    pub fn origin(&self, node: NodeNumber) -> Result<Origin> {
+        match &self.kind {
+            Kind::ReadOnly(_) => Ok(Origin::Base(node.0)),
+            Kind::Writable(engine) => {
+                let node = engine.node(node)?;
+                let state = node.state.read();
+                Ok(match (state.stage, node.base) {
+                    (Stage::Base, Some(base)) => Origin::Base(base),
+                    _ => Origin::Upper(state.upper_ino),
+                })
+            }
+        }
+    }
+
+    /// Whether something of the base may show what lies in the upper at names that the upper does
+    /// not have: base files with several names, of which one was changed.
+    #[must_use]
+    pub fn has_linked_copies(&self) -> bool {
+        match &self.kind {
+            Kind::ReadOnly(_) => false,
+            Kind::Writable(engine) => engine.index.has_copies(),
+        }
+    }
+}
 
 impl Engine {
     /// See [`super::Overlay::attributes`].

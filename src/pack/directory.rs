@@ -3,8 +3,7 @@
 //! # Invariants
 //! * The walk goes from descriptor to descriptor and follows no symbolic link, so a tree that
 //!   changes meanwhile cannot lead it elsewhere.
-//! * The order is that of the name bytes, so equal trees give equal archives, where the file system
-//!   has the same holes in them.
+//! * The order is that of the name bytes, so equal trees give equal archives.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -20,7 +19,6 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use super::sparse::{DataReader, data_segments};
 use super::{Error, Escaped, Problem, TarEntry, TarKind, TarWriter};
 use crate::layer::{Metadata, Timestamp};
 use crate::sys::xattr;
@@ -174,24 +172,14 @@ impl<W: Write> Walk<'_, W> {
             let xattrs = self.xattrs(file.as_fd())?;
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            let holes = (allocated < size)
-                .then(|| data_segments(&file, size))
-                .flatten();
-            match holes {
-                Some(segments) => {
-                    let segments = segments.as_slice();
-                    let kind = TarKind::Sparse { size, segments };
-                    let mut data = DataReader::new(&file, segments);
-                    self.append(&stat, kind, &xattrs, &mut data)?;
-                }
-                None => {
-                    // Where its holes were looked for, it was not left at its beginning.
-                    let whole = [(0, size)];
-                    let mut content = DataReader::new(&file, &whole);
-                    self.append(&stat, TarKind::Regular(size), &xattrs, &mut content)?;
-                }
-            }
-            return Ok(None);
+            let entry = TarEntry {
+                path: &self.path,
+                metadata: metadata(&stat),
+                kind: TarKind::Regular(size),
+                xattrs: &xattrs,
+            };
+            let appended = self.writer.append_file(&entry, &file, (0, size), allocated);
+            return appended.map(|()| None);
         }
         let xattrs = self.xattrs_at(parent, name)?;
         let (major, minor) = (libc::major(stat.st_rdev), libc::minor(stat.st_rdev));
@@ -217,19 +205,9 @@ impl<W: Write> Walk<'_, W> {
         xattrs: &[(Vec<u8>, Vec<u8>)],
         content: &mut dyn io::Read,
     ) -> Result<(), Error> {
-        let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-        let metadata = Metadata {
-            permissions: (stat.st_mode & 0o7777) as u16,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: Timestamp {
-                seconds: stat.st_mtime,
-                nanoseconds,
-            },
-        };
         let entry = TarEntry {
             path: &self.path,
-            metadata,
+            metadata: metadata(stat),
             kind,
             xattrs,
         };
@@ -272,6 +250,19 @@ impl<W: Write> Walk<'_, W> {
 
     fn cannot_read(&self, error: impl Into<io::Error>) -> Error {
         cannot_read(&self.path, error.into())
+    }
+}
+
+fn metadata(stat: &FileStat) -> Metadata {
+    let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    Metadata {
+        permissions: (stat.st_mode & 0o7777) as u16,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Timestamp {
+            seconds: stat.st_mtime,
+            nanoseconds,
+        },
     }
 }
 

@@ -14,7 +14,7 @@
 //! * The result depends on the uncompressed bytes alone, so equal diffIDs give equal layers.
 
 mod apply;
-mod compressed;
+mod compress;
 mod compression;
 mod content;
 mod directory;
@@ -33,7 +33,7 @@ mod tests;
 mod unpack;
 mod writer;
 
-pub use compressed::write_compressed_directory;
+pub use compress::{Compressor, Uncompressed};
 pub use compression::Compression;
 pub use directory::{Skipped, write_directory};
 pub use error::{Error, Escaped, Problem};

@@ -5,14 +5,14 @@
 //! up to the number of stored bytes.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::header::{BLOCK, decimal, unsigned};
-use super::{Limits, Problem};
+use super::{Error, Limits, Problem, TarEntry, TarKind, TarWriter};
 
 /// The data segments of a sparse file.
 #[derive(Debug, Default)]
@@ -86,6 +86,9 @@ impl Map {
         Ok(())
     }
 }
+
+/// A file with fewer bytes of holes is written whole.
+pub(super) const LEAST_HOLES: u64 = 1 << 30;
 
 /// A file with more data segments than this is written whole: the map would be large.
 const MOST_SEGMENTS: usize = 1 << 14;
@@ -163,6 +166,44 @@ impl Read for DataReader<'_> {
             return Ok(count);
         }
         Ok(0)
+    }
+}
+
+impl<W: Write> TarWriter<W> {
+    /// From now on [`TarWriter::append_file`] leaves all holes out.
+    #[must_use]
+    pub fn keeping_holes(mut self) -> TarWriter<W> {
+        self.least_holes = 1;
+        self
+    }
+
+    /// Writes a regular file: `size` bytes of `file` from `start` on; `kind` of the entry is not
+    /// looked at. `allocated` is what of them takes space on the disk, in bytes.
+    ///
+    /// Holes are left out where there is much of them: containers/storage and Docker read layers with
+    /// sparse files, but cannot write them again, and where holes are depends on the file system and on the
+    /// moment.
+    ///
+    /// # Errors
+    /// As [`TarWriter::append`].
+    pub fn append_file(
+        &mut self,
+        entry: &TarEntry<'_>,
+        file: &File,
+        (start, size): (u64, u64),
+        allocated: u64,
+    ) -> Result<(), Error> {
+        let holes = (start == 0 && size.saturating_sub(allocated) >= self.least_holes)
+            .then(|| data_segments(file, size))
+            .flatten();
+        let whole = [(start, size)];
+        let (kind, segments) = match &holes {
+            Some(segments) => (TarKind::Sparse { size, segments }, segments.as_slice()),
+            None => (TarKind::Regular(size), &whole[..]),
+        };
+        // Where its holes were looked for, it was not left at its beginning.
+        let mut data = DataReader::new(file, segments);
+        self.append(&TarEntry { kind, ..*entry }, &mut data)
     }
 }
 

@@ -57,6 +57,8 @@ pub struct TarWriter<W> {
     inner: W,
     records: Vec<u8>,
     buffer: Vec<u8>,
+    /// Bytes of holes from which on they are left out of a file.
+    pub(super) least_holes: u64,
 }
 
 impl<W: Write> TarWriter<W> {
@@ -66,6 +68,7 @@ impl<W: Write> TarWriter<W> {
             inner,
             records: Vec::new(),
             buffer: Vec::new(),
+            least_holes: sparse::LEAST_HOLES,
         }
     }
 

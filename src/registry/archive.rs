@@ -62,18 +62,30 @@ impl TarFile {
             path: path.to_owned(),
             source,
         };
-        let metadata = std::fs::metadata(path).map_err(io)?;
+        // Opening a pipe would wait for its writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            let path = path.to_owned();
+            let why = "it is not a file".to_owned();
+            return Err(Error::Archive { path, why });
+        }
+        Self::of(File::open(path).map_err(io)?, path)
+    }
+
+    /// Reads the headers of an archive that is open, and is called `path`.
+    pub(super) fn of(file: File, path: &Path) -> Result<Self, Error> {
+        let length = file.metadata().map(|metadata| metadata.len());
         let mut tar = Self {
             path: path.to_owned(),
-            file: Arc::new(File::open(path).map_err(io)?),
+            file: Arc::new(file),
             entries: HashMap::new(),
             whole: false,
         };
-        if !metadata.is_file() {
-            return Err(tar.wrong("it is not a file"));
-        }
-        tar.refuse_compressed(metadata.len())?;
-        tar.read_headers(metadata.len())?;
+        let length = length.map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        tar.refuse_compressed(length)?;
+        tar.read_headers(length)?;
         Ok(tar)
     }
 

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -41,6 +42,9 @@ struct Image {
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
     layers: Option<Vec<String>>,
+    /// The manifest that was made up, once it was: layers may have been hashed for it.
+    #[serde(skip)]
+    made: OnceLock<Fetched>,
 }
 
 impl DockerArchive {
@@ -50,7 +54,11 @@ impl DockerArchive {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Archive`] if it is not such an archive.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let tar = TarFile::open(path)?;
+        Self::in_archive(TarFile::open(path)?, path)
+    }
+
+    /// The images in an archive that is called `path`.
+    pub(super) fn in_archive(tar: TarFile, path: &Path) -> Result<Self, Error> {
         let manifest = tar.read("manifest.json", MAX_DOCUMENT_SIZE)?.ok_or_else(|| {
             tar.lacks("it has no manifest.json, so it does not come from docker save since Docker 1.10")
         })?;
@@ -72,8 +80,31 @@ impl DockerArchive {
             .map(String::as_str)
     }
 
+    /// Each image of the archive, with the names that it has there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::manifest`].
+    pub(super) fn list(&self) -> Result<Vec<(Digest, Vec<&str>)>, Error> {
+        let images = self.images.iter();
+        let listed = images.map(|image| {
+            let names = image.repo_tags.iter().flatten();
+            let names = names.map(String::as_str).collect();
+            Ok((self.make(image)?.digest, names))
+        });
+        listed.collect()
+    }
+
     /// Makes the manifest of an image up.
     fn make(&self, image: &Image) -> Result<Fetched, Error> {
+        if let Some(made) = image.made.get() {
+            return Ok(made.clone());
+        }
+        let made = self.make_anew(image)?;
+        Ok(image.made.get_or_init(|| made).clone())
+    }
+
+    fn make_anew(&self, image: &Image) -> Result<Fetched, Error> {
         let bytes = self
             .tar
             .read(&image.config, MAX_DOCUMENT_SIZE)?

@@ -18,9 +18,9 @@ use super::{BlobReader, Error, Fetched, ManifestName, Source};
 use crate::oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_SIZE, Reference};
 
 /// The annotation that gives an entry of the index its tag, or any other name.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// containerd's annotation with the full reference.
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// Images in an OCI layout.
 #[derive(Debug)]
@@ -58,7 +58,12 @@ impl Layout {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Archive`] if it is not such an archive.
     pub fn open_archive(file: &Path) -> Result<Self, Error> {
-        Self::read(file, Files::Archive(TarFile::open(file)?))
+        Self::in_archive(TarFile::open(file)?, file)
+    }
+
+    /// The layout in an archive that is called `path`.
+    pub(super) fn in_archive(tar: TarFile, path: &Path) -> Result<Self, Error> {
+        Self::read(path, Files::Archive(tar))
     }
 
     fn read(path: &Path, files: Files) -> Result<Self, Error> {
@@ -177,6 +182,17 @@ fn called(entry: &Descriptor) -> String {
     let named = [REF_NAME, IMAGE_NAME].map(|key| entry.annotations.get(key));
     let name = named.into_iter().flatten().next();
     name.map_or_else(|| format!("@{}", entry.digest), Clone::clone)
+}
+
+/// The name of an entry of the index where that names an image, and is not a tag alone.
+pub(super) fn called_in_full(entry: &Descriptor) -> Option<Reference> {
+    let full = entry.annotations.get(IMAGE_NAME);
+    let name = full.or_else(|| {
+        let name = entry.annotations.get(REF_NAME);
+        name.filter(|name| name.contains(['/', ':']))
+    })?;
+    let reference = name.parse::<Reference>().ok();
+    reference.filter(|reference| reference.tag().is_some())
 }
 
 /// Whether an entry of the index has this name: literally, or as a reference that means the same.

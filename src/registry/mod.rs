@@ -23,6 +23,7 @@ mod error;
 mod exact;
 mod layout;
 mod location;
+mod saved;
 
 #[cfg(feature = "registry")]
 mod agent;
@@ -45,8 +46,9 @@ pub use client::{Registry, Repository};
 pub use closest::closest;
 pub use docker_archive::DockerArchive;
 pub use error::Error;
-pub use layout::Layout;
+pub use layout::{IMAGE_NAME, Layout, REF_NAME};
 pub use location::Location;
+pub use saved::{SavedImage, SavedImages};
 #[cfg(feature = "registry")]
 pub use mirrors::{MirrorFiles, Mirrored};
 

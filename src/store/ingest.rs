@@ -7,6 +7,8 @@
 //! ```text
 //! ingest/sha256-<hex>/  lock, blob (a prefix of the blob), layer/ (a packed layer being made)
 //! ```
+//!
+//! What can be had again at once is received as `copy` in place of `blob`, of which nothing stays.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -23,6 +25,8 @@ pub struct Ingest {
     /// Held locked until dropped.
     lock: File,
     digest: Digest,
+    /// The name of the file that receives the blob.
+    blob: &'static str,
 }
 
 impl Store {
@@ -79,6 +83,7 @@ impl Store {
                     directory,
                     lock: file,
                     digest: *digest,
+                    blob: "blob",
                 });
             }
         }
@@ -90,6 +95,16 @@ impl Ingest {
     #[must_use]
     pub fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// The same, but what is received is of no use to others when the work is interrupted.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn not_resumable(mut self) -> Result<Ingest> {
+        self.blob = "copy";
+        files::remove_if_there(&self.blob_path())?;
+        Ok(self)
     }
 
     /// Opens the file that receives the blob, for reading what is there and appending to it.
@@ -109,7 +124,7 @@ impl Ingest {
     /// The file that receives the blob.
     #[must_use]
     pub fn blob_path(&self) -> PathBuf {
-        self.directory.join("blob")
+        self.directory.join(self.blob)
     }
 
     /// Makes an empty directory in which to pack the layer, removing an earlier attempt.

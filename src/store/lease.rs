@@ -22,6 +22,8 @@ use crate::oci::Digest;
 pub enum LeaseKind {
     /// A pull or import in progress.
     Pull,
+    /// An image that is being loaded or made: nothing of it is kept when that is interrupted.
+    Make,
     /// A live mount.
     Mount,
     /// A check of everything: nothing is removed meanwhile.
@@ -114,7 +116,7 @@ impl Store {
                 Err(Error::Io { source, .. }) if reserve::is_full(&source) => {
                     // A pull would find no space for anything else either.
                     let taken = match record.kind {
-                        LeaseKind::Pull => Ok(None),
+                        LeaseKind::Pull | LeaseKind::Make => Ok(None),
                         _ => reserve::take(self.root(), Reserved::Lease, &lease.path),
                     };
                     match taken.map_err(|error| Error::io(error, "making", &lease.path))? {

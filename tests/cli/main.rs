@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod committing;
 mod damage;
 mod helper;
 mod importing;
@@ -17,6 +18,7 @@ mod races;
 mod reclaim;
 mod removing;
 mod robust;
+mod saving;
 mod sources;
 
 use std::path::Path;

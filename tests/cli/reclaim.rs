@@ -10,12 +10,12 @@ use super::support::{Need, Store, require, succeed, wait_for};
 use super::{archive, import, layout, names};
 
 /// A store on a file system of its own, of a few megabytes.
-struct Small {
-    store: Store,
+pub struct Small {
+    pub store: Store,
 }
 
 impl Small {
-    fn new(megabytes: u32) -> Small {
+    pub fn new(megabytes: u32) -> Small {
         let store = Store::new();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=700")]);
@@ -44,7 +44,7 @@ impl Drop for Small {
 }
 
 /// Bytes that no compression makes smaller.
-fn noise(count: usize) -> Vec<u8> {
+pub fn noise(count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     File::open("/dev/urandom")
         .unwrap()

@@ -93,7 +93,7 @@ pub(super) struct Upper {
     /// `work/plyfs.index`
     pub(super) index: Arc<WritableDir>,
     /// Held for as long as the overlay is open.
-    _locks: [File; 2],
+    _locks: Vec<File>,
     pub(super) names: MarkNames,
     pub(super) ids: IdMap,
     pub(super) override_stat: bool,

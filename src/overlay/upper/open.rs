@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::{Namespace, OverlayOptions};
 use crate::sys::at::RootFd;
+use crate::sys::process;
 use crate::sys::writable::WritableDir;
 use crate::union::{Error, Result};
 
 const INCOMPAT: &[u8] = b"incompat";
 const VOLATILE: &[u8] = b"volatile";
+const INDEX: &[u8] = b"plyfs.index";
 
 /// How long a server may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -49,7 +51,7 @@ impl Upper {
                 _ => Error::io(error, doing),
             })
         };
-        let locks = [
+        let locks = vec![
             lock(&root, "locking the upper directory, which is in use")?,
             lock(&outer, "locking the work directory, which is in use")?,
         ];
@@ -61,7 +63,7 @@ impl Upper {
             nix::unistd::syncfs(&listable).map_err(|errno| failed(doing)(errno.into()))?;
         }
         clean(&inner).map_err(failed("cleaning the work directory"))?;
-        let index = work_directory(&outer, b"plyfs.index").map_err(failed("making the index"))?;
+        let index = work_directory(&outer, INDEX).map_err(failed("making the index"))?;
         if options.volatile {
             mark_volatile(&inner).map_err(failed("marking the work directory as volatile"))?;
         }
@@ -70,11 +72,54 @@ impl Upper {
             None if options.override_stat => Namespace::User,
             None => probe_namespace(&inner)?,
         };
+        let upper = Upper::of(root, inner, index, namespace, identity, options);
         Ok(Upper {
-            root: Arc::new(root),
-            work: inner,
-            index: Arc::new(index),
             _locks: locks,
+            ..upper
+        })
+    }
+
+    /// Opens `upper` and `work` to read what another process is writing there. Nothing is locked,
+    /// made or removed.
+    ///
+    /// # Errors
+    /// What opening them reports.
+    pub(in crate::overlay) fn beside(
+        upper: &Path,
+        work: &Path,
+        identity: [u8; 16],
+        options: OverlayOptions,
+    ) -> Result<Upper> {
+        let root = WritableDir::open(upper).map_err(failed("opening the upper directory"))?;
+        let doing = "opening the work directory";
+        let outer = || WritableDir::open(work).map_err(failed(doing));
+        let index = match outer()?.directory(INDEX) {
+            // There is nothing in it either that looks like an entry of the index.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => outer()?,
+            index => index.map_err(failed(doing))?,
+        };
+        let namespace = match options.namespace {
+            Some(namespace) => namespace,
+            None if options.override_stat || !may_see_trusted() => Namespace::User,
+            None => Namespace::Trusted,
+        };
+        let (work, index) = (outer()?, index);
+        Ok(Upper::of(root, work, index, namespace, identity, options))
+    }
+
+    fn of(
+        root: WritableDir,
+        work: WritableDir,
+        index: WritableDir,
+        namespace: Namespace,
+        identity: [u8; 16],
+        options: OverlayOptions,
+    ) -> Upper {
+        Upper {
+            root: Arc::new(root),
+            work,
+            index: Arc::new(index),
+            _locks: Vec::new(),
             names: MarkNames::new(namespace),
             ids: options.ids,
             override_stat: options.override_stat,
@@ -89,7 +134,7 @@ impl Upper {
             no_unnamed_files: AtomicBool::new(false),
             whiteout: Mutex::default(),
             directories: cache(),
-        })
+        }
     }
 
     /// Leaves word for the next one who opens a volatile upper, see [`volatile_in_this_boot`].
@@ -240,6 +285,14 @@ pub(super) fn clean(directory: &WritableDir) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether attributes in `trusted.` can be seen: that takes an administrator of the first user
+/// namespace.
+fn may_see_trusted() -> bool {
+    let first = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(first)
+        && process::is_administrator().unwrap_or_default()
 }
 
 /// Whether marks can be `trusted.`.
