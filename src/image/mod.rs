@@ -1,4 +1,4 @@
-//! Images as people know them: pulled, imported, found, opened, listed, removed and checked.
+//! Images as people know them: pulled, pushed, imported, found, opened, listed, removed and checked.
 //!
 //! It joins the registry (where images come from), the store (where they lie) and the packing of
 //! layers; it prints nothing, and what happens on the way is told to an observer.
@@ -12,9 +12,12 @@ mod import;
 mod incoming;
 mod inspect;
 mod open;
+mod parallel;
 mod plan;
 mod prune;
 mod pull;
+#[cfg(feature = "registry")]
+mod push;
 mod receive;
 mod remote;
 mod remove;
@@ -34,6 +37,8 @@ pub use open::{chain, open};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
 pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
+#[cfg(feature = "registry")]
+pub use push::{Outgoing, PushObserver, PushState, outgoing, push};
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};

@@ -8,15 +8,18 @@ mod helper;
 mod importing;
 mod inspect;
 mod listing;
+mod logins;
 mod made;
 mod messages;
 mod mirrors;
 mod mounts;
 mod pulling;
+mod pushing;
 mod races;
 mod reclaim;
 mod removing;
 mod robust;
+mod searching;
 mod sources;
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::{BlobReader, Fetched, ManifestName, Registry, Repository, Source};
 use super::{Answers, Endpoint, Error, Settings, endpoints};
 use crate::cause::chain;
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 
 /// A repository that mirrors are asked for first.
 #[derive(Debug)]
@@ -53,6 +53,19 @@ impl Mirrored {
             repository.tags()
         })
         .map(|(tags, _)| tags)
+    }
+
+    /// The digest of a manifest or index, as a registry tells it; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Repository::digest_of`].
+    pub fn digest_of(&self, which: &ManifestName) -> Result<Option<Digest>, Error> {
+        let every = self.asked.iter().enumerate();
+        let fit = every.filter(|(_, (_, answers))| *answers != Answers::Digests);
+        self.first(fit.map(|(at, _)| at).collect(), |repository| {
+            repository.digest_of(which)
+        })
+        .map(|(digest, _)| digest)
     }
 
     /// What the first of these gives that can, and which it is.
