@@ -12,6 +12,8 @@ mod import;
 mod incoming;
 mod inspect;
 mod open;
+#[cfg(feature = "registry")]
+mod outgoing;
 mod parallel;
 mod plan;
 mod prune;
@@ -34,11 +36,13 @@ pub use inspect::{
     variants,
 };
 pub use open::{chain, open};
+#[cfg(feature = "registry")]
+pub use outgoing::{Outgoing, outgoing};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
 pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
 #[cfg(feature = "registry")]
-pub use push::{Outgoing, PushObserver, PushState, outgoing, push};
+pub use push::{PushObserver, PushState, push};
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};

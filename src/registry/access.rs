@@ -148,12 +148,26 @@ impl Access {
             // A known token may have been revoked; a new one will not get better by asking again.
             if fresh {
                 authorizations.lock().remove(&key);
-                return Err(unauthorized(self.name(), self.credentials()?.as_ref()));
+                return Err(self.not_let_in(&response, scope)?);
             }
             let authorization = self.authorize(request.url, &response, scope)?;
             authorizations.lock().insert(key.clone(), authorization);
             fresh = true;
         }
+    }
+
+    /// The error of a registry that does not want what it has asked for.
+    fn not_let_in(&self, response: &Response, scope: Scope<'_>) -> Result<Error, Error> {
+        let credentials = self.credentials()?;
+        let challenge = Challenge::from_headers(response.headers("www-authenticate"));
+        Ok(match (&credentials, challenge, scope) {
+            // Its token server knows who asks, and allows something else.
+            (Some(known), Some(Challenge::Bearer { .. }), Scope::Exactly(asked)) => Error::Denied {
+                registry: self.name().to_owned(),
+                detail: format!("{} not allow {asked}", known.subject()),
+            },
+            _ => unauthorized(self.name(), credentials.as_ref()),
+        })
     }
 
     /// Gets what a registry asks for that answered with status 401.

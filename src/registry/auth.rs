@@ -175,6 +175,16 @@ impl Credentials {
         }
     }
 
+    /// Who shows them, as the beginning of a message about what they do.
+    pub(super) fn subject(&self) -> String {
+        match self {
+            Self::Basic { username, .. } => {
+                format!("the credentials of {} do", crate::oci::quoted(username))
+            }
+            Self::IdentityToken(_) => "the identity token does".to_owned(),
+        }
+    }
+
     /// The pair of name and secret that stands for them.
     pub(super) fn pair(&self) -> (&str, &str) {
         match self {

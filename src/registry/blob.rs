@@ -203,10 +203,7 @@ impl Body {
     /// Notes a failure; an error if there have been too many, or if it is one that would come again.
     fn lost(&mut self, error: io::Error) -> io::Result<()> {
         self.inner = None;
-        let error = match error.kind() {
-            io::ErrorKind::TimedOut => self.repository.transport().stalled(),
-            _ => error,
-        };
+        let error = self.repository.transport().explained(error);
         let is_final = error.get_ref().is_some_and(|inner| inner.is::<Error>());
         self.failures += 1;
         if is_final {

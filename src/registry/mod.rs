@@ -291,3 +291,16 @@ impl fmt::Debug for Proxies {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_nobody_waits_for_minutes_on_end() {
+        let settings = Settings::default();
+        let pauses = settings.back_off * (1 << (settings.attempts - 1));
+        let worst = settings.stall_timeout * settings.attempts + pauses;
+        assert!(worst <= Duration::from_secs(180), "{worst:?}");
+    }
+}

@@ -29,7 +29,7 @@ const FIRST_CONTACT_ATTEMPTS: u32 = 2;
 /// A first failure that came sooner than this, and may well be the last one, is not worth a word.
 const QUICK: Duration = Duration::from_secs(2);
 /// Several layers that lose one server tell of it once in this time.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(3);
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(1);
 /// Content of this size is sent only when the server has agreed to take it.
 const WORTH_ASKING: u64 = 1 << 20;
 
@@ -147,10 +147,15 @@ impl Transport {
         }
     }
 
-    /// The error of a server that sends the rest of a body no more.
-    pub(super) fn stalled(&self) -> std::io::Error {
-        let stalled = Stalled(self.settings.stall_timeout);
-        std::io::Error::new(ErrorKind::TimedOut, stalled)
+    /// The error of a body that ends too early, in words for people.
+    pub(super) fn explained(&self, error: std::io::Error) -> std::io::Error {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(ureq::Error::Timeout(_)) => {
+                let stalled = Stalled(self.settings.stall_timeout);
+                std::io::Error::new(ErrorKind::TimedOut, stalled)
+            }
+            _ => error,
+        }
     }
 
     /// Waits before the next attempt, longer after each failure, as long as the server asks if it does.
@@ -205,7 +210,7 @@ impl Transport {
             }
             let inner = self.exchange(&url, request, authorization)?;
             let location = match inner.status().as_u16() {
-                301 | 302 | 303 if matches!(request.method, Method::Get | Method::Head) => {
+                301..=303 if matches!(request.method, Method::Get | Method::Head) => {
                     inner.headers().get("location")
                 }
                 // These two want the same request elsewhere. A form holds secrets.

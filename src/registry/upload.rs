@@ -169,6 +169,7 @@ impl Repository {
                     continue;
                 }
             };
+            let before = current.offset;
             match self.step(blob, file, &mut current, in_parts) {
                 Ok(Step::Done) => return Ok(()),
                 Ok(Step::NoParts) => {
@@ -178,7 +179,7 @@ impl Repository {
                 Ok(Step::More) => {
                     if current.offset > furthest {
                         (furthest, failures) = (current.offset, 0);
-                    } else {
+                    } else if current.offset <= before {
                         let url = current.url.to_string();
                         let source = "it takes nothing of what it is sent".into();
                         failures = self.after(Error::Network { url, source }, failures, begun)?;
@@ -198,7 +199,10 @@ impl Repository {
                     if self.has_blob(&blob.descriptor.digest)? {
                         return Ok(());
                     }
-                    session = self.resumed(current);
+                    session = match in_parts {
+                        true => self.resumed(current),
+                        false => None,
+                    };
                     let offset = session.as_ref().map_or(0, |session| session.offset);
                     log::info!("{}: going on at byte {offset}", blob.descriptor.digest);
                     (blob.sent)(offset);

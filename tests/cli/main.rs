@@ -21,6 +21,7 @@ mod removing;
 mod robust;
 mod searching;
 mod sources;
+mod tokens;
 
 use std::path::Path;
 

@@ -372,26 +372,24 @@ fn breaking(to: &str, after: usize, times: usize) -> String {
             let (client, left) = (client.unwrap(), Arc::clone(&left));
             let server = TcpStream::connect(&to).unwrap();
             let (answers, back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            std::thread::spawn(move || forward(answers, back, || usize::MAX));
+            std::thread::spawn(move || forward(answers, back, |_| false));
             std::thread::spawn(move || {
-                let may_break = || left.load(Ordering::Relaxed) > 0;
-                forward(client, server, || match may_break() {
-                    true => after,
-                    false => usize::MAX,
+                let one_less = |left: usize| left.checked_sub(1);
+                forward(client, server, |passed| {
+                    let order = Ordering::Relaxed;
+                    passed > after && left.fetch_update(order, order, one_less).is_ok()
                 });
-                let _ =
-                    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             });
         }
     });
     address
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, most: impl Fn() -> usize) {
+fn forward(mut from: TcpStream, mut to: TcpStream, breaks: impl Fn(usize) -> bool) {
     let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         passed += count;
-        if passed > most() || to.write_all(&buffer[..count]).is_err() {
+        if breaks(passed) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
