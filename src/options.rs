@@ -113,6 +113,8 @@ pub struct MountOptions {
     pub redirect_dir: Option<bool>,
     /// `strict`: what is not understood is an error.
     pub strict: bool,
+    /// `remount`: a mount that is there gets other flags.
+    pub remount: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
     /// `snapshot=`: the number of the snapshotter's snapshot whose image is mounted.
@@ -153,6 +155,19 @@ impl MountOptions {
         Ok(options)
     }
 
+    /// An option that is given and means something only where there is an upper directory.
+    #[must_use]
+    pub fn for_writing(&self) -> Option<&'static str> {
+        [
+            ("workdir", self.work.is_some()),
+            ("volatile", self.volatile),
+            ("metacopy", self.metacopy.is_some()),
+            ("redirect_dir", self.redirect_dir.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+
     fn one(&mut self, option: &[u8]) -> Result<(), OptionError> {
         let (key, value) = match option.iter().position(|&byte| byte == b'=') {
             Some(at) => (&option[..at], Some(&option[at + 1..])),
@@ -162,10 +177,6 @@ impl MountOptions {
             option: OsStr::from_bytes(option).into(),
             reason,
         };
-        if key == b"remount" {
-            // Taken silently it would stack a second mount over the first.
-            return Err(wrong("is not supported: unmount, and mount anew"));
-        }
         let Ok(name) = std::str::from_utf8(key) else {
             self.warn(option, UNKNOWN);
             return Ok(());
@@ -255,6 +266,7 @@ impl MountOptions {
             "userxattr" => (&mut self.userxattr, true),
             "as_lower" => (&mut self.as_lower, true),
             "strict" => (&mut self.strict, true),
+            "remount" => (&mut self.remount, true),
             _ => return false,
         };
         *field = on;

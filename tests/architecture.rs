@@ -28,7 +28,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("mount", EVERYTHING_ABOVE),
     (
         "snapshotter",
-        "cause oci options pack registry store union image mount",
+        "cause idmap oci options pack registry store union image mount",
     ),
     ("cli", EVERYTHING_ABOVE),
     ("main", "cli"),

@@ -91,7 +91,13 @@ fn run(request: &Mount) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let what = request.spec.as_deref().unwrap_or(OsStr::new("the layers"));
-    match serve(request, options) {
+    let done = match options.remount {
+        true => mount::remount(&request.directory, &options)
+            .map(drop)
+            .map_err(|error| Failure::of(None, &error)),
+        false => serve(request, options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (what, place) = (what.display(), request.directory.display());
@@ -145,14 +151,17 @@ impl Failure {
 
 fn serve(request: &Mount, options: MountOptions) -> Result<(), Failure> {
     let serving = serving(request, options)?;
-    if serving.is_write_protected() {
-        let place = request.directory.display();
-        eprintln!("mount.plyfs: {place}: WARNING: source write-protected, mounted read-only.");
-    }
+    let is_write_protected = serving.is_write_protected();
     let served = if request.foreground {
         mount::serve_foreground(serving)
     } else {
         mount::serve_detached(serving).map(|mounted| {
+            if is_write_protected {
+                let place = request.directory.display();
+                eprintln!(
+                    "mount.plyfs: {place}: WARNING: source write-protected, mounted read-only."
+                );
+            }
             if request.verbose {
                 eprintln!("mount.plyfs: served by process {}", mounted.pid);
             }
@@ -166,9 +175,10 @@ fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failur
     let target = Target::from_path(&request.directory);
     let spec = request.spec.as_deref();
     let failed = |error| Failure::of(spec, &error);
+    // mount(8) knows a line of fstab as mounted by the source that stands there. Beside directories it is only a
+    // name to show.
+    options.source = options.source.or_else(|| request.spec.clone());
     if !options.lowers.is_empty() {
-        // What mount(8) is given as the source beside directories is only a name to show.
-        options.source = options.source.or_else(|| request.spec.clone());
         return layers::serving(target, options).map_err(failed);
     }
     if let Some(number) = options.snapshot {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
-use crate::store::{ObjectKind, Rebuilt};
+use crate::store::{ObjectKind, Rebuilt, Store};
 use crate::{cause, image};
 
 /// Verify everything in the store against its digests
@@ -27,13 +27,14 @@ pub struct Check {
     json: bool,
     /// Make what is damaged again from what is stored, or remove it, so that the next pull of its
     /// image fetches just that; leave what a mount uses. Remove what no image needs; make a damaged
-    /// list of images again
+    /// list of images, and the files that mark the store, again
     #[arg(long)]
     repair: bool,
 }
 
 impl Check {
     pub fn run(self, global: &Global) -> Result<ExitCode> {
+        self.marks(global)?;
         let store = environment::open_store(global)?;
         if self.repair
             && let Some(rebuilt) = store
@@ -63,6 +64,9 @@ impl Check {
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
+        let interrupted = store
+            .interrupted_bytes()
+            .map_err(|error| Failure::new("cannot check the store", error))?;
         if self.json {
             let damaged: Vec<_> = damages
                 .iter()
@@ -77,7 +81,11 @@ impl Check {
                     })
                 })
                 .collect();
-            output::json(&json!({ "checked": count.get(), "damaged": damaged }))?;
+            output::json(&json!({
+                "checked": count.get(),
+                "damaged": damaged,
+                "interruptedBytes": interrupted,
+            }))?;
         } else {
             for (at, damage) in damages.iter().enumerate() {
                 let needed = if damage.images.is_empty() {
@@ -107,6 +115,12 @@ impl Check {
                 count.get(),
                 damages.len()
             ))?;
+            if interrupted > 0 {
+                output::line(&format!(
+                    "{} held for interrupted pulls to go on with (--repair removes it)",
+                    output::size(interrupted)
+                ))?;
+            }
         }
         cleaned.map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
         Ok(if damages.is_empty() {
@@ -114,6 +128,23 @@ impl Check {
         } else {
             ExitCode::FAILURE
         })
+    }
+}
+
+impl Check {
+    /// Looks after the files without which nothing can be opened.
+    fn marks(&self, global: &Global) -> Result<()> {
+        let root = environment::store_root(global)?;
+        let failed = |error| Failure::new("cannot check the store", error);
+        if self.repair {
+            for path in Store::remake_marks(&root).map_err(failed)? {
+                log::warn!("{} was made again", path.display());
+            }
+        } else if let Some(path) = Store::broken_marks(&root).map_err(failed)?.first() {
+            let what = format!("cannot check the store: {} is damaged", path.display());
+            return Err(Failure::plain(what).or_hint("plyfs check --repair makes it again"));
+        }
+        Ok(())
     }
 }
 

@@ -202,12 +202,17 @@ fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
-const REBUILD: &str = "plyfs check --repair makes it again from the images that are stored";
 const FULL_DISK: &str = "plyfs image rm IMAGE frees space, and plyfs check --repair what \
     interrupted pulls hold; a pull goes on where it stopped";
 
-fn is_list(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "index.json")
+/// How a file of the store comes back that is damaged or missing.
+fn remaking(path: &Path) -> Option<&'static str> {
+    match path.file_name()?.to_str()? {
+        "index.json" => Some("plyfs check --repair makes it again from the images that are stored"),
+        "store.json" => Some("plyfs check --repair makes it again"),
+        "layer.json" => Some("plyfs check --repair makes the layer again from its blob"),
+        _ => None,
+    }
 }
 
 /// What could help against errors whose cure does not depend on the verb.
@@ -226,16 +231,18 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 std::io::ErrorKind::PermissionDenied => {
                     return Some("choose a store of your own with --root DIR".to_owned());
                 }
-                std::io::ErrorKind::NotFound if *doing == "reading" && is_list(path) => {
-                    return Some(REBUILD.to_owned());
+                std::io::ErrorKind::NotFound if *doing == "reading" => {
+                    if let Some(hint) = remaking(path) {
+                        return Some(hint.to_owned());
+                    }
                 }
                 _ => {}
             }
         }
         if let Some(store::Error::Json { path, .. }) = cause.downcast_ref()
-            && is_list(path)
+            && let Some(hint) = remaking(path)
         {
-            return Some(REBUILD.to_owned());
+            return Some(hint.to_owned());
         }
         if let Some(store::Error::NoStore(_)) = cause.downcast_ref() {
             return Some("plyfs pull IMAGE makes one; --root DIR names another".to_owned());

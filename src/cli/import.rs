@@ -77,6 +77,9 @@ impl Import {
                 Some(kind) if self.source == "-" => {
                     failure.or_hint(format!("keep it in a FILE, and plyfs pull {kind}:FILE"))
                 }
+                Some("oci-archive") if Path::new(&self.source).is_dir() => {
+                    failure.or_hint(format!("plyfs pull oci:{shown}"))
+                }
                 Some(kind) => failure.or_hint(format!("plyfs pull {kind}:{shown}")),
                 None => failure,
             }

@@ -104,6 +104,9 @@ impl Mount {
         if let (None, Some(platform)) = (&self.platform, &options.platform) {
             self.platform = Some(utf8(platform)?.parse().map_err(Failure::usage)?);
         }
+        if options.remount {
+            return self.remount(&options);
+        }
         let root = options.root.clone().or_else(|| global.root.clone());
         let global = &Global { root, ..*global };
         let serving = match &self.name {
@@ -116,17 +119,32 @@ impl Mount {
             None if options.lowers.is_empty() => self.image(global, options)?,
             None => self.layers(options)?,
         };
-        if serving.is_write_protected() {
-            log::warn!("source write-protected, mounted read-only");
-        }
+        let is_write_protected = serving.is_write_protected();
         let what = format!("cannot mount {}", serving.source.to_string_lossy());
         if self.foreground {
-            mount::serve_foreground(serving).map_err(|error| Failure::new(what, error))
+            mount::serve_foreground(serving)
         } else {
-            mount::serve_detached(serving)
-                .map(drop)
-                .map_err(|error| Failure::new(what, error))
+            mount::serve_detached(serving).map(drop)
         }
+        .map_err(|error| Failure::new(what, error))?;
+        if is_write_protected && !self.foreground {
+            log::warn!("source write-protected, mounted read-only");
+        }
+        Ok(())
+    }
+
+    fn remount(&self, options: &MountOptions) -> Result<()> {
+        let directory = self.directory.as_deref();
+        let Some(directory) = directory.or(self.image.as_deref().map(Path::new)) else {
+            return Err(Failure::usage("the directory of a mount is needed"));
+        };
+        let what = format!("cannot remount {}", directory.display());
+        let writable =
+            mount::remount(directory, options).map_err(|error| Failure::new(what, error))?;
+        if !writable && options.read_only == Some(false) {
+            log::warn!("source write-protected, mounted read-only");
+        }
+        Ok(())
     }
 
     /// The image of a snapshot, as containerd asks for it through the mount helper.

@@ -8,6 +8,9 @@ use super::{Result, output};
 use crate::mount::{self, MountEntry, Server};
 
 /// List live mounts
+///
+/// In the columns LAYERS and PID, "-" is what nobody knows any more: the process is gone, and the mount
+/// answers no more. "?" is what only root and the owner of the mount are told.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -33,6 +36,9 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<String>>,
     options: String,
+    /// What to show for what is unknown.
+    #[serde(skip)]
+    unknown: &'static str,
 }
 
 impl Mounts {
@@ -48,12 +54,12 @@ impl Mounts {
         if self.json {
             return output::json(&rows);
         }
-        let known = |known: Option<String>| known.unwrap_or_else(|| "-".to_owned());
         let cells: Vec<Vec<String>> = rows
             .into_iter()
             .map(|row| {
                 let count = row.layers.map(|layers| layers.len().to_string());
                 let pid = row.pid.map(|pid| pid.to_string());
+                let known = |known: Option<String>| known.unwrap_or_else(|| row.unknown.to_owned());
                 vec![row.mount_point, row.source, known(count), known(pid)]
             })
             .collect();
@@ -64,6 +70,8 @@ impl Mounts {
 fn row(entry: &MountEntry, servers: &[Server]) -> Row {
     let server = servers.iter().find(|server| server.serves(entry));
     let record = server.map(|server| server.record.clone());
+    let own = nix::unistd::geteuid();
+    let is_told = own.is_root() || entry.user_id() == Some(own.as_raw());
     let (image, upper, layers) = match record {
         Some(record) => (record.image, record.upper, Some(record.layers)),
         None => (None, None, None),
@@ -76,6 +84,7 @@ fn row(entry: &MountEntry, servers: &[Server]) -> Row {
         upper,
         layers,
         options: without_repetition(&entry.options.to_string_lossy()),
+        unknown: if is_told { "-" } else { "?" },
     }
 }
 

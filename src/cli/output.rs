@@ -14,7 +14,8 @@ pub fn failed(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Failure::broken_pipe()
     } else {
-        Failure::new("cannot write the output", error)
+        // A full disk here is not that of the store, for which there are hints.
+        Failure::plain(format!("cannot write the output: {error}"))
     }
 }
 

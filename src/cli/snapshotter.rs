@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, umask};
 use super::failure::Failure;
 use super::{Global, Result, environment};
 use crate::pack::Limits;
-use crate::snapshotter::{Remote, Settings, Snapshotter, transport};
+use crate::snapshotter::{Remote, Settings, Snapshotter, WritableLayer, transport};
 
 /// The name under which the program is this verb.
 const PROGRAM: &str = "plyfs-snapshotter";
@@ -46,6 +46,10 @@ pub struct SnapshotterVerb {
     /// Do not verify certificates, and use plain HTTP where there is no TLS
     #[arg(long)]
     insecure: bool,
+    /// What containers write through: a plyfs mount each, or the kernel's overlay over one plyfs mount
+    /// of their image, or the latter where the kernel can
+    #[arg(long, value_name = "fuse|kernel|auto", default_value = "fuse")]
+    writable: WritableLayer,
 }
 
 impl SnapshotterVerb {
@@ -60,8 +64,14 @@ impl SnapshotterVerb {
         if environment::program("mount.plyfs").is_none() {
             log::warn!("mount.plyfs is not in PATH: containerd needs it to mount containers");
         }
-        let snapshotter = Snapshotter::open(store, Settings { remote })
-            .map_err(|error| Failure::new("cannot serve snapshots", error))?;
+        let snapshotter = Snapshotter::open(
+            store,
+            Settings {
+                remote,
+                writable: self.writable,
+            },
+        )
+        .map_err(|error| Failure::new("cannot serve snapshots", error))?;
         let listener = listen(&self.address).map_err(|error| {
             Failure::new(
                 format!("cannot listen on {}", self.address.display()),

@@ -27,7 +27,7 @@ pub struct Removal {
     pub untagged: Vec<Reference>,
     /// `REPOSITORY@DIGEST` of repositories in which no name of the image is left.
     pub digests: Vec<Reference>,
-    /// The ID of the image, if its last name goes.
+    /// The ID of the image, if its last name goes; the digest of its manifest, if another image has that ID.
     pub deleted: Option<Digest>,
 }
 
@@ -100,6 +100,12 @@ fn plan(
         });
     }
     let last = gone.len() == same_image.len();
+    // An image that was compressed in another way has the same ID, and stays.
+    let is_gone = |other: &Record| gone.contains(other) || before.contains(other);
+    let id = match last && has_id(store, id, is_gone)? {
+        true => record.descriptor.digest,
+        false => id,
+    };
     if last && !request.force {
         refuse_if_used(store, lock, &record.descriptor.digest)?;
     }
@@ -125,6 +131,17 @@ fn plan(
         digests,
         deleted: last.then_some(id),
     })
+}
+
+/// Whether an image has this ID, of those that do not go.
+fn has_id(store: &Store, id: Digest, is_gone: impl Fn(&Record) -> bool) -> Result<bool> {
+    let mut others = store.images()?;
+    others.retain(|other| !is_gone(other));
+    // Those that cannot be read have no ID that anybody could see.
+    let ids = others
+        .iter()
+        .filter_map(|other| find::load_all(store, other).ok());
+    Ok(ids.flatten().any(|found| found.id() == id))
 }
 
 /// The records that `name` means: one by its name, those of a repository by a digest in it, or all

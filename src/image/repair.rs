@@ -79,13 +79,13 @@ impl Plan {
     fn read(store: &Store) -> Result<Plan> {
         let mut plan = Plan::default();
         for record in store.images()? {
-            // What cannot be read was found damaged.
-            for (descriptor, _) in store.manifests(&record.descriptor).unwrap_or_default() {
+            let manifests = store.manifests(&record.descriptor).map_err(Error::from);
+            for (descriptor, _) in unless_damaged(manifests)?.unwrap_or_default() {
                 let of_platform = store::Record {
                     descriptor,
                     ..record.clone()
                 };
-                let Ok(found) = find::load(store, of_platform, None) else {
+                let Some(found) = unless_damaged(find::load(store, of_platform, None))? else {
                     continue;
                 };
                 let diff_ids = found.config.rootfs.diff_ids;
@@ -99,6 +99,19 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+}
+
+/// What could be read; `None` of what is damaged or missing, which the check has told of.
+fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        // A disk that does not answer tells nothing: what it holds may be sound.
+        Err(Error::Store(error @ store::Error::Io { .. })) => Err(error.into()),
+        Err(error) => {
+            log::debug!("{}", cause::chain(&error));
+            Ok(None)
+        }
     }
 }
 

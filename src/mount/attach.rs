@@ -239,6 +239,15 @@ fn old_mount(path: &Path, traits: &Traits) -> Result<OwnedFd> {
         data.push(label);
         data.push("\"");
     }
+    let flags = flags(traits.attributes);
+    let (source, data) = (traits.source.as_os_str(), data.as_os_str());
+    nix::mount::mount(Some(source), path, Some(mountinfo::KIND), flags, Some(data))
+        .map_err(|errno| Error::system("mount(2) failed")(errno.into()))?;
+    Ok(device)
+}
+
+/// `MOUNT_ATTR_*` as mount(2) has them.
+pub(super) fn flags(attributes: u32) -> MsFlags {
     let mut flags = MsFlags::empty();
     for (attribute, flag) in [
         (sys::ATTRIBUTE_READ_ONLY, MsFlags::MS_RDONLY),
@@ -249,12 +258,9 @@ fn old_mount(path: &Path, traits: &Traits) -> Result<OwnedFd> {
         (sys::ATTRIBUTE_NODIRATIME, MsFlags::MS_NODIRATIME),
         (sys::ATTRIBUTE_STRICTATIME, MsFlags::MS_STRICTATIME),
     ] {
-        flags.set(flag, traits.attributes & attribute != 0);
+        flags.set(flag, attributes & attribute != 0);
     }
-    let (source, data) = (traits.source.as_os_str(), data.as_os_str());
-    nix::mount::mount(Some(source), path, Some(mountinfo::KIND), flags, Some(data))
-        .map_err(|errno| Error::system("mount(2) failed")(errno.into()))?;
-    Ok(device)
+    flags
 }
 
 /// What fusermount3 has no word for, of what is asked for.

@@ -105,6 +105,7 @@ fn serving_found(
     options: MountOptions,
     readers: Readers,
 ) -> Result<Serving> {
+    refuse_to_cover(&store, &target)?;
     let name = match &found.record.reference {
         Some(reference) => reference.to_string(),
         None => found.id().to_string(),
@@ -200,6 +201,18 @@ fn take_lease(store: &Store, record: &LeaseRecord) -> Result<Option<Lease>> {
         }
         Err(error) => Err(image::Error::from(error).into()),
     }
+}
+
+/// A mount over the store would hide what it is made of from everybody else.
+fn refuse_to_cover(store: &Store, target: &Target) -> Result<()> {
+    if let Target::Directory(path) = target
+        && let Ok(path) = path.canonicalize()
+        && store.root().starts_with(&path)
+    {
+        let reason = format!("{} holds the store", path_text(&path));
+        return Err(Error::Unsupported(reason));
+    }
+    Ok(())
 }
 
 fn mount_point(target: &Target) -> Option<String> {

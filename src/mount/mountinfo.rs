@@ -19,6 +19,8 @@ pub struct MountEntry {
     pub point: PathBuf,
     /// Its options: those of the mount, a comma, those of the super block.
     pub options: OsString,
+    /// Whether its super block is read-only, so that no mount of it can be written to.
+    pub is_read_only: bool,
     /// Type of file system, `fuse.plyfs` for ours.
     pub kind: OsString,
     /// What it shows as its source.
@@ -87,7 +89,9 @@ fn line(line: &[u8]) -> Option<MountEntry> {
     fields.find(|&field| field == b"-")?;
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
+    let mut is_read_only = false;
     if let Some(more) = fields.next() {
+        is_read_only = more.split(|&byte| byte == b',').any(|it| it == b"ro");
         options.push(b',');
         options.extend_from_slice(more);
     }
@@ -97,6 +101,7 @@ fn line(line: &[u8]) -> Option<MountEntry> {
         device,
         point,
         options: unescape(&options),
+        is_read_only,
         kind,
         source,
     })

@@ -49,7 +49,7 @@ pub(super) fn decide(
 }
 
 /// fstab and mount.fuse3 say `rw` without meaning it: what has nothing to write to is read-only.
-fn attributes(options: &MountOptions, writable: bool) -> u32 {
+pub(super) fn attributes(options: &MountOptions, writable: bool) -> u32 {
     let mut attributes = 0;
     let read_only = !writable || options.read_only == Some(true);
     for (on, attribute) in [

@@ -81,12 +81,12 @@ pub fn server_of(path: &Path) -> Result<Option<Server>> {
     Ok(servers.into_iter().find(|server| server.serves(&entry)))
 }
 
-fn seen_at(path: &Path) -> Result<Option<MountEntry>> {
+pub(super) fn seen_at(path: &Path) -> Result<Option<MountEntry>> {
     mountinfo::seen_at(path).map_err(Error::system("cannot read the table of mounts"))
 }
 
 /// The absolute path without links; the root of a mount whose server died cannot be asked.
-fn resolve(path: &Path) -> Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     let resolved = path.canonicalize().or_else(|error| {
         match (error.raw_os_error(), path.parent(), path.file_name()) {
             (Some(libc::ENOTCONN | libc::ECONNABORTED), Some(parent), Some(name)) => {

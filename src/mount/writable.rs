@@ -26,7 +26,13 @@ pub(super) fn overlay(base: Union, options: &MountOptions, readers: Readers) -> 
             let reason = "upperdir= needs workdir=, a directory on the same file system";
             return Err(Error::Unsupported(reason.into()));
         }
-        (None, _) => return Ok(Overlay::read_only(base)),
+        (None, _) => {
+            if let (true, Some(option)) = (options.strict, options.for_writing()) {
+                let reason = format!("option '{option}' has no effect without a writable layer");
+                return Err(Error::Unsupported(reason));
+            }
+            return Ok(Overlay::read_only(base));
+        }
     };
     Overlay::writable(base, upper, work, kept(options, readers)?).map_err(|source| Error::Upper {
         path: upper.clone(),

@@ -61,6 +61,7 @@ impl MountOptions {
             ("userxattr", self.userxattr),
             ("as_lower", self.as_lower),
             ("strict", self.strict),
+            ("remount", self.remount),
         ] {
             if on {
                 list.item(name.as_bytes());

@@ -16,7 +16,7 @@ use super::directory::Entry;
 use super::engine::{Engine, check_name, check_new_name};
 use super::node::{Node, ROOT, Stage};
 use super::request::RenameFlags;
-use super::upper::failed;
+use super::upper::{Temporary, failed};
 use crate::layer::FileKind;
 use crate::union::{Error, NodeNumber, Result};
 
@@ -120,8 +120,13 @@ impl Engine {
         {
             self.bring_up(to, target)?;
         }
-        let _alone = self.tree.write();
-        self.rename_now(from, to, source, target, flags)
+        let alone = self.tree.write();
+        let mut emptied = None;
+        let renamed = self.rename_now(from, to, (source, target), flags, &mut emptied);
+        drop(alone);
+        // Now, when others may go on: it may be full of whiteouts.
+        drop(emptied);
+        renamed
     }
 
     /// Brings something into the upper such that it can be moved.
@@ -141,13 +146,14 @@ impl Engine {
         Ok(())
     }
 
-    fn rename_now(
-        &self,
+    /// Puts what is left to be removed into `emptied`.
+    fn rename_now<'a>(
+        &'a self,
         from: Place<'_>,
         to: Place<'_>,
-        source: &Arc<Node>,
-        target: Option<&Arc<Node>>,
+        (source, target): (&Arc<Node>, Option<&Arc<Node>>),
         flags: RenameFlags,
+        emptied: &mut Option<Temporary<'a>>,
     ) -> Result<bool> {
         if !self.is_still(from, Some(source))? || !self.is_still(to, target)? {
             return Ok(false);
@@ -177,7 +183,12 @@ impl Engine {
         }
         self.share_impurity(from.directory, to.directory)?;
         let left = match flags.whiteout {
-            true => Some(self.upper.temporary_null_device()?),
+            true => {
+                let device = self.upper.temporary_null_device()?;
+                let stat = device.at().stat();
+                let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
+                Some((device, ino))
+            }
             false => None,
         };
         let pin = match target {
@@ -186,7 +197,7 @@ impl Engine {
                     if !self.is_empty(&*self.contents(target)?)? {
                         return Err(Errno::ENOTEMPTY.into());
                     }
-                    self.clear_whiteouts(to, target)?;
+                    *emptied = self.clear_whiteouts(to, target)?;
                 }
                 self.pin_before(target)?
             }
@@ -340,10 +351,10 @@ impl Engine {
     }
 
     /// Replaces an upper directory that has whiteouts only by one that has nothing, so that another
-    /// directory can replace it.
-    fn clear_whiteouts(&self, place: Place<'_>, node: &Arc<Node>) -> Result<()> {
+    /// directory can replace it. Returns what was replaced, if something was.
+    fn clear_whiteouts(&self, place: Place<'_>, node: &Arc<Node>) -> Result<Option<Temporary<'_>>> {
         if node.stage() == Stage::Base || self.contents(node)?.entries().next().is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let looks = self.upper.looks(self.upper.reach(node)?.at())?;
         let empty = self.upper.temporary_directory()?;
@@ -356,7 +367,7 @@ impl Engine {
                 .set_permissions(empty.at(), looks.owner.permissions)?;
         }
         let directory = self.upper.directory(place.directory)?;
-        drop(empty.exchange(&directory, place.name)?);
+        let replaced = empty.exchange(&directory, place.name)?;
         self.upper.forget(node.number);
         let stat = directory.at(place.name).stat();
         let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
@@ -365,7 +376,7 @@ impl Engine {
         let in_base = self.base_has(&*self.contents(place.directory)?, place.name)?;
         let mut contents = self.contents_mut(place.directory)?;
         contents.set_object(place.name, ino, node.number, in_base);
-        Ok(())
+        Ok(Some(replaced))
     }
 
     /// The move itself, in the upper.

@@ -13,12 +13,10 @@ impl Engine {
     pub(super) fn leave(
         &self,
         from: Place<'_>,
-        device: Temporary<'_>,
+        (device, ino): (Temporary<'_>, u64),
         in_base: bool,
     ) -> Result<()> {
         let directory = self.upper.directory(from.directory)?;
-        let ino = device.at().stat();
-        let ino = ino.map_err(failed("reading attributes in the upper"))?.ino;
         let mut contents = self.contents_mut(from.directory)?;
         if in_base {
             device.replace(&directory, from.name)?;

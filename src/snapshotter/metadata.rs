@@ -73,6 +73,7 @@ pub(super) struct Snapshot {
     pub kind: Kind,
     /// Its parent, the parent of that, and so on.
     pub parents: Vec<Parent>,
+    pub labels: Labels,
 }
 
 /// A snapshot below another.
@@ -132,6 +133,7 @@ impl Metadata {
                 number: record.number,
                 kind: record.kind,
                 parents: tables.parents(&record)?,
+                labels: record.labels.clone(),
             };
             if let Some(parent) = snapshot.parents.first() {
                 let link = (parent.number, record.number);
@@ -263,6 +265,7 @@ impl Metadata {
             number: record.number,
             kind: record.kind,
             parents: parents(&snapshots, &record)?,
+            labels: record.labels,
         })
     }
 

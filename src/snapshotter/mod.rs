@@ -6,7 +6,8 @@
 //! a *view* is only read. What containerd gets are mounts, which it makes by itself:
 //!
 //! * for a layer that it unpacks, an `overlay`, whose upper directory it writes to directly;
-//! * for a container or a view, a file system of ours, by way of its mount helper;
+//! * for a container or a view, a file system of ours, by way of its mount helper, or for a container
+//!   the kernel's `overlay` over that of its image (`writable`);
 //! * where there is nothing to unite, a bind mount.
 //!
 //! The images of the store take part too: a snapshot can *stand for* the lowest layers of one
@@ -39,6 +40,7 @@ mod served;
 mod tests;
 pub mod transport;
 mod usage;
+mod writable;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -46,6 +48,7 @@ use std::sync::atomic::AtomicBool;
 pub use error::{Error, Result};
 pub use images::Remote;
 pub use info::{Info, Kind, Labels, Mount, Usage};
+pub use writable::WritableLayer;
 
 use crate::store::Store;
 use filter::Filter;
@@ -62,6 +65,8 @@ pub struct Snapshotter {
     images_to_sweep: AtomicBool,
     /// The store's directory, as options of mounts name it.
     root: String,
+    /// Whether containers write through the kernel's overlay.
+    kernel_writes: bool,
 }
 
 /// How the snapshotter works.
@@ -69,6 +74,8 @@ pub struct Snapshotter {
 pub struct Settings {
     /// How images are fetched, when containerd lets us.
     pub remote: Remote,
+    /// What containers write through.
+    pub writable: WritableLayer,
 }
 
 impl Snapshotter {
@@ -76,10 +83,12 @@ impl Snapshotter {
     ///
     /// # Errors
     /// [`Error::InUse`] when another process serves them; [`Error::InvalidArgument`] for a store
-    /// whose path containerd cannot be told; [`Error::Store`], [`Error::Database`].
+    /// whose path containerd cannot be told, or on which the kernel cannot do what is asked of it;
+    /// [`Error::Store`], [`Error::Database`].
     pub fn open(store: Store, settings: Settings) -> Result<Snapshotter> {
         let root = path_for_containerd(store.root().to_owned())?;
         let directory = store.create_snapshots()?;
+        let kernel_writes = settings.writable.is_kernel(&store)?;
         let snapshotter = Snapshotter {
             metadata: Metadata::open(&directory)?,
             store,
@@ -87,6 +96,7 @@ impl Snapshotter {
             // The process before may have been killed before it came to that.
             images_to_sweep: AtomicBool::new(true),
             root,
+            kernel_writes,
         };
         snapshotter.cleanup()?;
         Ok(snapshotter)

@@ -2,11 +2,18 @@
 
 use super::metadata::{Parent, Snapshot};
 use super::served;
-use super::{Kind, Mount, Result, Snapshotter};
+use super::{Error, Kind, Labels, Mount, Result, Snapshotter};
+use crate::idmap::IdRanges;
 
 /// The kind of mount that makes containerd run our helper: `mount.fuse3 ... -t mount.plyfs`, which
 /// runs `mount.plyfs SOURCE TARGET -o OPTIONS` from its `PATH`.
 const OURS: &str = "fuse3.mount.plyfs";
+
+/// Labels that say as whose the ids on disk are to be seen: `DISK:SHOWN:LENGTH`, separated by commas.
+const MAPPINGS: [(&str, &str); 2] = [
+    ("containerd.io/snapshot/uidmapping", "uidmapping"),
+    ("containerd.io/snapshot/gidmapping", "gidmapping"),
+];
 
 /// What a snapshot is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,23 +44,26 @@ impl Snapshotter {
     /// What mounting an image for the layers above it reports.
     pub(super) fn mounts_of(&self, snapshot: &Snapshot, purpose: Purpose) -> Result<Vec<Mount>> {
         let own = self.store.snapshot(snapshot.number);
+        let mapping = mapping(&snapshot.labels)?;
+        let by_kernel = purpose == Purpose::Unpacking || (self.kernel_writes && mapping.is_empty());
         let upper = || option("upperdir", &own.upper());
         let work = || option("workdir", &own.work());
         let mount = match (snapshot.kind, &*snapshot.parents) {
             (Kind::Active, []) => bind(&own.upper(), "rw"),
             (_, []) => bind(&own.upper(), "ro"),
-            (Kind::View, [parent]) if !parent.is_image => {
+            (Kind::View, [parent]) if !parent.is_image && mapping.is_empty() => {
                 bind(&self.store.snapshot(parent.number).upper(), "ro")
             }
-            (Kind::Active, parents) if purpose == Purpose::Unpacking => {
+            (Kind::Active, parents) if by_kernel => {
                 let lowers = format!("lowerdir={}", self.lowers(parents)?.join(":"));
-                overlay(vec![work(), upper(), lowers])
+                overlay(vec!["index=off".to_owned(), work(), upper(), lowers])
             }
             (kind, [parent, ..]) if parent.is_image => {
                 let mut options = vec![
                     format!("root={}", self.root),
                     format!("snapshot={}", parent.number),
                 ];
+                options.extend(mapping);
                 match kind {
                     Kind::Active => options.extend([upper(), work()]),
                     _ => options.push("ro".to_owned()),
@@ -62,6 +72,7 @@ impl Snapshotter {
             }
             (kind, parents) => {
                 let mut options = vec![format!("lowerdir={}", self.lowers(parents)?.join(":"))];
+                options.extend(mapping);
                 match kind {
                     Kind::Active => options.extend([upper(), work()]),
                     _ => options.push("ro".to_owned()),
@@ -92,6 +103,23 @@ impl Snapshotter {
         let image = self.store.snapshot_image(number)?;
         Ok(image.map_or_else(|| "plyfs".to_owned(), |image| image.image))
     }
+}
+
+/// The options that show ids as a user namespace needs them; none where the labels name none.
+fn mapping(labels: &Labels) -> Result<Vec<String>> {
+    let mut options = Vec::new();
+    for (label, option) in MAPPINGS {
+        let Some(ranges) = labels.get(label).filter(|ranges| !ranges.is_empty()) else {
+            continue;
+        };
+        let ranges = ranges.replace(',', ":");
+        if ranges.parse::<IdRanges>().is_err() {
+            let reason = format!("label {label} is no list of ID:ID:LENGTH: {ranges}");
+            return Err(Error::InvalidArgument(reason));
+        }
+        options.push(format!("{option}={ranges}"));
+    }
+    Ok(options)
 }
 
 fn option(name: &str, path: &std::path::Path) -> String {

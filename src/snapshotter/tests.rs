@@ -59,7 +59,11 @@ fn open(root: &Path) -> Result<Snapshotter> {
         limits: Limits::default(),
         parallel: 1,
     };
-    Snapshotter::open(Store::create(root).unwrap(), Settings { remote })
+    let settings = Settings {
+        remote,
+        writable: WritableLayer::Fuse,
+    };
+    Snapshotter::open(Store::create(root).unwrap(), settings)
 }
 
 /// The directory that takes what is written.
@@ -253,7 +257,7 @@ fn mounts_suit_what_they_are_for() {
     let next = it.prepare("default/2/extract-2 b", "one", none()).unwrap();
     assert_eq!(
         kinds(next.clone()),
-        is("overlay", "workdir upperdir lowerdir")
+        is("overlay", "index workdir upperdir lowerdir")
     );
     assert_eq!(it.mounts("default/2/extract-2 b").unwrap(), next);
     it.commit("two", "default/2/extract-2 b", "", none())
@@ -371,4 +375,26 @@ fn a_store_whose_path_containerd_would_cut_is_refused() {
     for name in ["a,b", "a:b"] {
         assert_error!(open(&directory.path().join(name)), InvalidArgument);
     }
+}
+
+#[test]
+fn labels_of_a_user_namespace_become_mappings() {
+    let it = Fixture::new();
+    it.committed("base", "");
+    let mapped = labels([
+        (
+            "containerd.io/snapshot/uidmapping",
+            "0:2000:65536,70000:1:5",
+        ),
+        ("containerd.io/snapshot/gidmapping", "0:3000:65536"),
+    ]);
+    let mounts = it.prepare("mapped", "base", mapped.clone()).unwrap();
+    assert_eq!(mounts[0].kind, "fuse3.mount.plyfs");
+    assert_eq!(option(&mounts[0], "uidmapping="), "0:2000:65536:70000:1:5");
+    assert_eq!(option(&mounts[0], "gidmapping="), "0:3000:65536");
+    // A bind mount shows the ids as they are.
+    let mounts = it.view("seen", "base", mapped).unwrap();
+    assert_eq!(option(&mounts[0], "gidmapping="), "0:3000:65536");
+    let wrong = labels([("containerd.io/snapshot/uidmapping", "0:2000")]);
+    assert_error!(it.prepare("wrong", "base", wrong), InvalidArgument);
 }

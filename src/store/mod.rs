@@ -73,6 +73,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The version of the layout that this program reads and writes.
 const VERSION: u32 = 1;
 
+/// What makes a directory an OCI layout and a store: file names and what stands in them.
+const MARKS: [(&str, &[u8]); 2] = [
+    ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+    ("store.json", br#"{"version":1}"#),
+];
+
 #[derive(Serialize, Deserialize)]
 struct StoreFile {
     version: u32,
@@ -114,16 +120,10 @@ impl Store {
         // there nothing is made anew: an empty list of images would make all of it garbage.
         let lock = lock_at(root)?;
         let is_store = root.join("store.json").exists();
-        for (name, content) in [
-            ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
-            ("index.json", images::EMPTY_INDEX),
-            (
-                "store.json",
-                format!("{{\"version\":{VERSION}}}").as_bytes(),
-            ),
-        ] {
+        let [layout, own] = MARKS;
+        for (name, content) in [layout, (images::INDEX, images::EMPTY_INDEX), own] {
             let path = root.join(name);
-            let must_not_be_made = is_store && name == "index.json";
+            let must_not_be_made = is_store && name == images::INDEX;
             if !must_not_be_made && !path.exists() {
                 files::write_file(root, &path, content)?;
             }
@@ -144,7 +144,7 @@ impl Store {
         let path = root.join("store.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !has_layers(root) => {
                 return Err(Error::NoStore(root.to_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -277,6 +277,11 @@ impl Store {
             .join(chain.0.algorithm().as_str())
             .join(chain.0.hex())
     }
+}
+
+/// Whether this is a store, whatever became of the files that mark it.
+fn has_layers(root: &Path) -> bool {
+    root.join("layers/sha256").is_dir()
 }
 
 fn lock_at(root: &Path) -> Result<StoreLock> {

@@ -1,14 +1,15 @@
-//! Makes a lost or damaged `index.json` again, from the documents that are stored.
+//! Makes a lost or damaged `index.json` again, from the documents that are stored, and the files that
+//! mark a store.
 //!
 //! Which images there are is told by the blobs; their names only by the copy of `index.json` that
 //! is kept beside it, and by the containers.
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::images::{BACKUP, DAMAGED, INDEX, IndexFile};
-use super::{Error, ObjectKind, Record, Result, Store, files};
+use super::{Error, MARKS, ObjectKind, Record, Result, Store, files, has_layers, lock_at};
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_SIZE, MediaType, Reference};
 
 /// What was made again.
@@ -20,7 +21,56 @@ pub struct Rebuilt {
     pub damaged: Option<PathBuf>,
 }
 
+/// Whether `found` is a JSON object with every key that `expected` has.
+fn has_keys_of(found: &[u8], expected: &[u8]) -> bool {
+    let object =
+        |bytes| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes);
+    match (object(found), object(expected)) {
+        (Ok(found), Ok(expected)) => expected.keys().all(|key| found.contains_key(key)),
+        _ => false,
+    }
+}
+
 impl Store {
+    /// The files that are damaged or missing of those that make `root` a store and an OCI layout; none if it
+    /// is no store at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn broken_marks(root: &Path) -> Result<Vec<PathBuf>> {
+        let mut broken = Vec::new();
+        for (name, content) in MARKS.iter().filter(|_| has_layers(root)) {
+            let path = root.join(name);
+            match std::fs::read(&path) {
+                Ok(found) if has_keys_of(&found, content) => {}
+                Ok(_) => broken.push(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => broken.push(path),
+                Err(error) => return Err(Error::io(error, "reading", &path)),
+            }
+        }
+        Ok(broken)
+    }
+
+    /// Makes the files again that [`Store::broken_marks`] names; gives their paths. A store of another
+    /// version has a file that can be read, and keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remake_marks(root: &Path) -> Result<Vec<PathBuf>> {
+        if Store::broken_marks(root)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = lock_at(root)?;
+        let broken = Store::broken_marks(root)?;
+        for (name, content) in MARKS {
+            let path = root.join(name);
+            if broken.contains(&path) {
+                files::write_file(root, &path, content)?;
+            }
+        }
+        Ok(broken)
+    }
+
     /// Makes `index.json` again if it is damaged or missing; `None` if it is neither.
     ///
     /// # Errors

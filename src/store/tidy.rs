@@ -67,6 +67,29 @@ impl Store {
         Ok(())
     }
 
+    /// How much of blobs lies there for pulls to go on with, interrupted or running.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn interrupted_bytes(&self) -> Result<u64> {
+        let directory = self.root().join("ingest");
+        let mut bytes = 0;
+        for name in names(&directory)? {
+            let path = directory.join(name).join("blob");
+            match std::fs::metadata(&path) {
+                Ok(blob) => bytes += blob.len(),
+                // Temporary files lie there, too.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(error) => return Err(Error::io(error, "reading", &path)),
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Removes what interrupted pulls could go on with, whatever its age; returns the bytes that
     /// this freed.
     ///

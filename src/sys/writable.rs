@@ -357,10 +357,14 @@ impl<'a> At<'a> {
     /// The target of a symlink.
     ///
     /// # Errors
-    /// What readlinkat(2) reports.
+    /// What readlinkat(2) reports; `EINVAL` for another kind of object.
     pub fn read_link(&self) -> io::Result<Vec<u8>> {
         use std::os::unix::ffi::OsStringExt;
-        Ok(readlinkat(self.fd, self.checked()?)?.into_vec())
+        match readlinkat(self.fd, self.checked()?) {
+            // What it says of a descriptor.
+            Err(Errno::ENOENT) if self.name.is_empty() => Err(Errno::EINVAL.into()),
+            target => Ok(target?.into_vec()),
+        }
     }
 
     /// Gives the object another name.

@@ -41,6 +41,50 @@ fn regression_a_damaged_list_of_images_is_made_again() {
 }
 
 #[test]
+fn regression_the_files_that_mark_a_store_are_made_again() {
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    let mark = store.root().join("store.json");
+    for damage in [Some("{\"vers"), Some("{}"), None] {
+        match damage {
+            Some(text) => fs::write(&mark, text).unwrap(),
+            None => fs::remove_file(&mark).unwrap(),
+        }
+        for verb in [&["cat", "one:1:/file"][..], &["check"]] {
+            let said = store.fails(1, verb);
+            assert!(said.contains("store.json"), "{said}");
+            assert!(said.contains("hint: plyfs check --repair"), "{said}");
+        }
+        store.run(["check", "--repair"]);
+        assert_eq!(store.stdout(["cat", "one:1:/file"]), "one");
+    }
+    let layout = store.root().join("oci-layout");
+    fs::write(&layout, b"").unwrap();
+    let said = store.fails(1, ["check"]);
+    assert!(said.contains("oci-layout is damaged"), "{said}");
+    store.run(["check", "--repair"]);
+    assert!(fs::read_to_string(layout).unwrap().contains("1.0.0"));
+    // That of another version is not damaged.
+    fs::write(&mark, "{\"version\":7}").unwrap();
+    let said = store.fails(1, ["check", "--repair"]);
+    assert!(said.contains("version 7"), "{said}");
+}
+
+#[test]
+fn regression_check_tells_what_interrupted_pulls_hold() {
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    assert!(!store.stdout(["check"]).contains("interrupted"));
+    let ingest = store.root().join("ingest/sha256-00");
+    fs::create_dir(&ingest).unwrap();
+    fs::write(ingest.join("blob"), vec![1; 1 << 20]).unwrap();
+    let said = store.stdout(["check"]);
+    assert!(said.contains("1.05MB held for interrupted pulls"), "{said}");
+    assert!(!store.stdout(["check", "--repair"]).contains("interrupted"));
+    assert!(!ingest.exists());
+}
+
+#[test]
 fn regression_a_store_that_lost_its_list_is_not_taken_for_an_empty_one() {
     let store = Store::new();
     import(&store, "one:1", b"one");

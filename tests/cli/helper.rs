@@ -23,7 +23,7 @@ fn stored() -> Store {
 }
 
 /// mount(8) finds its helpers in /sbin only, so a private /usr/sbin lends it one.
-const MOUNT_8: &str = r#"
+const OWN_HELPERS: &str = r#"
 set -eu
 mkdir "$work/upper" "$work/work"
 mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$work/upper,workdir=$work/work" /usr/sbin
@@ -31,6 +31,18 @@ mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$work/upper,workdir=$wo
 rm -f /usr/sbin/mount.plyfs /usr/sbin/mount.fuse.plyfs
 cp "$helper" /usr/sbin/mount.plyfs
 ln -s mount.plyfs /usr/sbin/mount.fuse.plyfs
+"#;
+
+/// Runs a script with these helpers; `work` is a directory for their making.
+fn with_own_helpers(script: &str, work: &Path) -> Command {
+    let script = format!("{OWN_HELPERS}{script}");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+    command.env("work", work).env("helper", helper_program());
+    command
+}
+
+const MOUNT_8: &str = r#"
 for type in plyfs fuse.plyfs; do
     mount -t "$type" odd "$mnt" -o "root=$store,noatime,x-systemd.automount"
     mountpoint -q "$mnt"
@@ -45,13 +57,9 @@ fn by_mount_8() {
         return;
     }
     let (store, work) = (stored(), temp_dir());
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", MOUNT_8]);
+    let mut command = with_own_helpers(MOUNT_8, work.path());
     command
-        .env("work", work.path())
-        .env("helper", helper_program())
-        .env("store", store.root());
-    command
+        .env("store", store.root())
         .env("mnt", store.mountpoint())
         .env("expected", &odd_image().expected);
     command.env("compare", super::support::script("compare-tree"));
@@ -245,12 +253,6 @@ fn on_a_device_that_somebody_else_has_mounted() {
 
 /// mount(8) with directories, by both types, writable and remounted; what df and findmnt show.
 const MOUNT_8_LAYERS: &str = r#"
-set -eu
-mkdir "$work/upper" "$work/work"
-mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$work/upper,workdir=$work/work" /usr/sbin
-rm -f /usr/sbin/mount.plyfs /usr/sbin/mount.fuse.plyfs
-cp "$helper" /usr/sbin/mount.plyfs
-ln -s mount.plyfs /usr/sbin/mount.fuse.plyfs
 options="lowerdir=$tree/a:$tree/b,upperdir=$tree/u,workdir=$tree/w"
 for type in plyfs fuse.plyfs; do
     said=$(mount -t "$type" mine "$tree/mnt" -o "$options,nofail,_netdev,x-systemd.automount,comment=x,user,noauto,group" 2>&1)
@@ -280,19 +282,8 @@ fn by_mount_8_with_directories() {
         return;
     }
     let (work, tree) = (temp_dir(), layers());
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        MOUNT_8_LAYERS,
-    ]);
-    command
-        .env("work", work.path())
-        .env("tree", tree.path())
-        .env("helper", helper_program());
+    let mut command = with_own_helpers(MOUNT_8_LAYERS, work.path());
+    command.env("tree", tree.path());
     succeed(&mut command);
 }
 
@@ -328,6 +319,88 @@ fn the_store_is_where_the_environment_or_the_options_say() {
     fail(&mut mount(&format!("{rooted},platform=a/b/c/d"), None), 1);
     let said = fail(mount("ro", Some(store.root())).arg("--quick"), 1);
     assert!(said.contains("unknown option '--quick'"), "{said}");
+}
+
+/// Flags change in place; a read-only image stays read-only.
+#[test]
+fn flags_of_a_mount_change_by_remount() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let (store, work, tree) = (stored(), temp_dir(), layers());
+    let script = r#"
+        flags() { findmnt -no VFS-OPTIONS "$1"; }
+        mount -t plyfs odd "$mnt" -o "ro,root=$store"
+        mount -o remount,nosuid,noexec "$mnt"
+        flags "$mnt" | grep -q ro,nosuid,noexec
+        umount "$mnt"
+        mount -t plyfs mine "$tree/mnt" -o "lowerdir=$tree/a:$tree/b,upperdir=$tree/u,workdir=$tree/w"
+        echo one > "$tree/mnt/new"
+        mount -o remount,ro "$tree/mnt"
+        ! (echo two > "$tree/mnt/new") 2>/dev/null
+        mount -o remount,rw,nodev "$tree/mnt"
+        echo three > "$tree/mnt/new"
+        flags "$tree/mnt" | grep -q rw,nodev
+        "$plyfs" mount -o remount,noatime "$tree/mnt"
+        flags "$tree/mnt" | grep -q noatime
+        test "$(grep -c " $tree/mnt " /proc/self/mounts)" = 1
+        umount "$tree/mnt"
+        "$plyfs" mount -o remount,ro "$tree/mnt" 2>&1 | grep "is not a plyfs mount"
+    "#;
+    let mut command = with_own_helpers(script, work.path());
+    command
+        .env("store", store.root())
+        .env("mnt", store.mountpoint())
+        .env("tree", tree.path())
+        .env("plyfs", super::support::plyfs_program());
+    succeed(&mut command);
+}
+
+/// mount(8) compares the source of a line of fstab with those in the table of mounts.
+#[test]
+fn regression_mount_a_mounts_a_short_name_once() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let store = stored();
+    let script = r#"
+        printf 'odd %s plyfs ro,root=%s 0 0\n' "$mnt" "$store" > "$table"
+        for round in 1 2; do mount -a -T "$table"; done
+        test "$(grep -c " $mnt " /proc/self/mounts)" = 1
+        findmnt -no SOURCE "$mnt"
+        umount "$mnt"
+    "#;
+    let (work, table) = (temp_dir(), temp_dir());
+    let mut command = with_own_helpers(script, work.path());
+    command
+        .env("store", store.root())
+        .env("mnt", store.mountpoint())
+        .env("table", table.path().join("fstab"));
+    assert_eq!(super::support::text(&succeed(&mut command)).trim(), "odd");
+}
+
+#[test]
+fn regression_options_of_a_writable_layer_are_refused_without_one() {
+    if !require(&[Need::Fuse, Need::Helper]) {
+        return;
+    }
+    let store = stored();
+    let root = store.root();
+    for option in ["volatile", "metacopy=on", "redirect_dir=on", "workdir=/tmp"] {
+        let options = format!("ro,{option},strict,root={}", root.display());
+        let mut command = command_as(User::Same, helper_program());
+        let said = fail(
+            command
+                .args(["odd", "-o", &options])
+                .arg(store.mountpoint()),
+            32,
+        );
+        assert!(
+            said.contains("has no effect without a writable layer"),
+            "{said}"
+        );
+    }
+    store.mount("odd", &["volatile"]).unmount();
 }
 
 #[test]

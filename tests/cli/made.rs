@@ -18,6 +18,8 @@ pub struct Made<'a> {
     pub created: &'a str,
     pub labels: &'a [(&'a str, &'a str)],
     pub platform: &'a str,
+    /// A note in the manifest, of which the ID knows nothing.
+    pub note: &'a str,
 }
 
 impl Default for Made<'_> {
@@ -27,6 +29,7 @@ impl Default for Made<'_> {
             created: "2024-05-06T07:08:09Z",
             labels: &[],
             platform: "",
+            note: "",
         }
     }
 }
@@ -133,7 +136,12 @@ impl Layout {
             .map(|(key, value)| ((*key).into(), (*value).into()))
             .collect();
         let config = self.blob(MediaType::OciConfig, &config.to_bytes().unwrap());
-        let manifest = serde_json::to_vec(&Manifest::new(config, layers)).unwrap();
+        let mut manifest = Manifest::new(config, layers);
+        if !image.note.is_empty() {
+            let note = ("note".to_owned(), image.note.to_owned());
+            manifest.annotations.extend([note]);
+        }
+        let manifest = serde_json::to_vec(&manifest).unwrap();
         self.blob(MediaType::OciManifest, &manifest)
     }
 

@@ -273,3 +273,55 @@ fn regression_a_fifo_with_the_name_of_a_record_holds_nobody_up() {
     assert!(there, "the list came when the attacker had ended");
     assert!(listed.is_some());
 }
+
+#[test]
+fn regression_a_mount_never_covers_its_store() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let parent = store.root().parent().unwrap().to_owned();
+    for place in [store.root(), parent] {
+        let said = store.fails(1, ["mount".as_ref(), "odd".as_ref(), place.as_os_str()]);
+        assert!(said.contains("holds the store"), "{said}");
+    }
+    store.run(["ls", "odd"]);
+}
+
+#[test]
+fn regression_what_another_user_mounted_is_not_shown_as_dead() {
+    if !require(&[Need::Root, Need::PlainUser, Need::Fuse]) {
+        return;
+    }
+    let store = stored(User::Same);
+    let place = temp_dir();
+    let mount = store.mount_on("odd", place.path(), &[]);
+    let mut command = command_as(User::Plain, super::support::plyfs_program());
+    let table = super::support::text(&succeed(command.arg("mounts")));
+    let line = table
+        .lines()
+        .find(|line| line.contains(place.path().to_str().unwrap()));
+    assert!(
+        line.is_some_and(|line| line.ends_with("?   ?") || line.ends_with('?')),
+        "{table}"
+    );
+    mount.unmount();
+}
+
+#[test]
+fn regression_options_about_owners_count_for_images_too() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let store = stored(User::Same);
+    for (options, expected) in [
+        ("squash_to_uid=5,squash_to_gid=6", (5, 6)),
+        ("uidmapping=0:7:1,gidmapping=0:8:1", (7, 8)),
+    ] {
+        let mount = store.mount("odd", &[options]);
+        let root = fs::metadata(mount.path()).unwrap();
+        assert_eq!((root.uid(), root.gid()), expected, "{options}");
+        mount.unmount();
+    }
+}

@@ -123,6 +123,25 @@ fn removal_tells_what_goes_before_and_after() {
 }
 
 #[test]
+fn regression_an_id_that_another_image_has_is_not_told_to_be_deleted() {
+    let store = Store::new();
+    let made = image(&["one"], "2024-01-01T00:00:00Z");
+    let first = store_image(&store, "app:1", &made);
+    let noted = Made {
+        note: "other",
+        ..made
+    };
+    let second = store_image(&store, "app:2", &noted);
+    assert_ne!(first, second);
+    let own = id(&store, "app:1");
+    assert_eq!(own, id(&store, "app:2"));
+    let told = store.stdout(["rmi", "app:1"]);
+    assert!(told.contains(&format!("Deleted: {first}")), "{told}");
+    let told = store.stdout(["rmi", "app:2"]);
+    assert!(told.contains(&format!("Deleted: {own}")), "{told}");
+}
+
+#[test]
 fn what_is_in_use_stays_and_the_user_is_named() {
     if !require(&[Need::Fuse]) {
         return;

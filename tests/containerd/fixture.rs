@@ -19,6 +19,8 @@ pub struct Containerd {
     directory: TempDir,
     daemon: Option<Child>,
     snapshotter: Option<Child>,
+    /// What containers write through.
+    writable: &'static str,
 }
 
 /// Whether a containerd can be started here.
@@ -41,6 +43,11 @@ pub fn require_containerd(more: &[Need]) -> bool {
 impl Containerd {
     /// Starts both.
     pub fn start() -> Containerd {
+        Containerd::start_writing("fuse")
+    }
+
+    /// Starts both, with what containers shall write through.
+    pub fn start_writing(writable: &'static str) -> Containerd {
         let directory = temp_dir();
         let root = directory.path();
         let bin = root.join("bin");
@@ -61,6 +68,7 @@ impl Containerd {
             directory,
             daemon: None,
             snapshotter: None,
+            writable,
         };
         it.start_snapshotter();
         let config = it.path("config.toml");
@@ -94,9 +102,21 @@ impl Containerd {
         });
     }
 
+    /// The same, with another way of writing.
+    pub fn kill_snapshotter_and_write(&mut self, writable: &'static str) {
+        self.writable = writable;
+        self.kill_snapshotter();
+    }
+
     fn start_snapshotter(&mut self) {
         let (socket, store) = (self.path("plyfs.sock"), self.store());
-        let args = ["-v", "--root", store.to_str().unwrap()];
+        let args = [
+            "-v",
+            "--writable",
+            self.writable,
+            "--root",
+            store.to_str().unwrap(),
+        ];
         let args = [&args[..], &["--address", socket.to_str().unwrap()]].concat();
         // By the name that needs no verb.
         let program = self.path("bin/plyfs-snapshotter");
@@ -181,13 +201,18 @@ impl Containerd {
         self.run(&[&args[..], &["/bin/sh", "-c", script]].concat())
     }
 
-    /// Ends and removes a container.
-    pub fn remove_container(&self, name: &str) {
+    /// Ends a container, which can be started again.
+    pub fn stop_container(&self, name: &str) {
         self.run(&["tasks", "kill", "--signal", "KILL", name]);
         wait_for("the end of the container", || {
             let removed = self.ctr(["tasks", "rm", name]).output().unwrap();
             removed.status.success() || text(&removed).contains("not found")
         });
+    }
+
+    /// Ends and removes a container.
+    pub fn remove_container(&self, name: &str) {
+        self.stop_container(name);
         self.run(&["containers", "rm", name]);
     }
 

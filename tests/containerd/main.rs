@@ -4,6 +4,7 @@
 mod support;
 
 mod fixture;
+mod kernel_writes;
 mod ordinary;
 mod process;
 mod whole_image;

@@ -157,3 +157,25 @@ fn the_command_line_and_containerd_do_not_see_each_other() {
     plyfs(&["check"]);
     assert!(plyfs(&["ls", &format!("{IMAGE}:/etc")]).contains("issue"));
 }
+
+/// The labels of Kubernetes user namespaces: root of the container is nobody outside.
+#[test]
+fn a_container_in_a_user_namespace_has_its_own_owners() {
+    if !require_containerd(&[]) {
+        return;
+    }
+    let it = with_image();
+    let mapped = [
+        "--uidmap",
+        "0:5000:65536",
+        "--gidmap",
+        "0:6000:65536",
+        "--remap-labels",
+    ];
+    let head = ["run", "--rm", "--snapshotter", "plyfs"];
+    let script = "cat /proc/self/uid_map | tr -s ' '; echo x > /root/new; stat -c %u:%g /root/new /root /etc/issue";
+    let tail = [IMAGE, "mapped", "/bin/sh", "-c", script];
+    let said = it.run(&[&head[..], &mapped, &tail].concat());
+    assert_eq!(said, " 0 5000 65536\n0:0\n0:0\n0:0\n");
+    it.remove_images(&[IMAGE]);
+}

@@ -1,5 +1,7 @@
 //! What once went wrong in writable overlays.
 
+use plyfs::overlay::NodeNumber;
+
 use super::support::{Need, make, require, set_xattr};
 use super::writable::{Paths, Writable, names, tree};
 
@@ -53,9 +55,18 @@ fn regression_a_default_acl_above_the_work_directory_stays_there() {
     );
 }
 
-/// Others go on while a directory is removed that is full of whiteouts.
+/// Others go on while a directory is removed, or replaced, that is full of whiteouts.
 #[test]
 fn regression_whiteouts_are_cleaned_without_the_rename_lock() {
+    others_go_on(|paths| paths.rmdir("many").expect("it goes"));
+    others_go_on(|paths| {
+        paths.mkdir("new", 0o755).expect("a directory");
+        paths.rename("new", "many").expect("it is replaced");
+        paths.rmdir("many").expect("it goes");
+    });
+}
+
+fn others_go_on(remove: impl Fn(&Paths<'_>) + Sync) {
     const WHITEOUTS: usize = 600;
     if !require(Need::Root) {
         return;
@@ -80,7 +91,7 @@ fn regression_whiteouts_are_cleaned_without_the_rename_lock() {
     for round in 1..40 {
         paths.create("other", b"").expect("a file");
         std::thread::scope(|scope| {
-            let removing = scope.spawn(|| paths.rmdir("many").expect("it goes"));
+            let removing = scope.spawn(|| remove(&paths));
             while !left() && !removing.is_finished() {
                 std::thread::yield_now();
             }
@@ -95,4 +106,25 @@ fn regression_whiteouts_are_cleaned_without_the_rename_lock() {
     }
     assert!(overlapped, "removing a name waited for the cleaning");
     assert!(!left(), "and all is clean");
+}
+
+/// With owners in attributes a symlink is a file. One whose name goes is read by its other names, which
+/// nobody looks up again.
+#[test]
+fn regression_a_symlink_of_a_plain_user_outlives_the_name_it_was_known_by() {
+    for override_stat in [true, false] {
+        let mut lab = Writable::new(&[&["d d"]]);
+        lab.options.override_stat = override_stat;
+        let overlay = lab.open();
+        let paths = Paths(&overlay);
+        paths.symlink("d/one", "target").expect("a symlink");
+        let read = paths.with("d/one", |found| {
+            paths.link("d/one", "two")?;
+            paths.unlink("d/one")?;
+            Ok(overlay.read_link(found.node)?.into_owned())
+        });
+        assert_eq!(read.expect("a target"), b"target");
+        let other = overlay.lookup(NodeNumber::ROOT, b"two");
+        assert!(other.expect("an answer").is_some());
+    }
 }

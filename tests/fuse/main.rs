@@ -18,6 +18,7 @@ mod programs;
 mod stack;
 mod writable;
 mod write_coherence;
+mod write_races;
 mod write_random;
 mod write_users;
 mod write_verbs;
