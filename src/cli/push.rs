@@ -1,5 +1,8 @@
 //! `plyfs push`
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use clap::Args;
 
 use super::access::Access;
@@ -9,7 +12,7 @@ use super::progress::Display;
 use super::{Global, Result, complete, environment, interrupt, output};
 use crate::image::{self, Outgoing};
 use crate::oci::Reference;
-use crate::registry::Registry;
+use crate::registry::{Mirrored, Repository};
 use crate::store::Store;
 
 /// Layers sent at the same time.
@@ -61,8 +64,18 @@ impl Push {
             false => self.names.clone(),
         };
         interrupt::explain(self.quiet);
-        let registry = Registry::new(self.access.settings());
-        each(&names, |name| self.push(&store, &registry, name))
+        let settings = self.access.settings();
+        let mut known: HashMap<String, Repository> = HashMap::new();
+        each(&names, |name| {
+            let repository = match known.entry(name.name()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let failed = |e| Failure::new(format!("cannot push {}", name.familiar()), e);
+                    new.insert(Mirrored::writable(&settings, name).map_err(failed)?)
+                }
+            };
+            self.push(&store, repository, name)
+        })
     }
 
     /// All names in the store of the repositories that were named.
@@ -84,18 +97,17 @@ impl Push {
         Ok(found)
     }
 
-    fn push(&self, store: &Store, registry: &Registry, name: &Reference) -> Result<()> {
+    fn push(&self, store: &Store, repository: &Repository, name: &Reference) -> Result<()> {
         let familiar = name.familiar();
         let failed = |error| Failure::of_image("push", &familiar, error);
-        let repository = registry.writable(name);
         let platforms = Asked::of(&self.platforms);
         let platforms = (!self.platforms.is_empty()).then(|| platforms.as_ref());
         let display = Display::new(self.quiet);
+        let image = image::outgoing(store, name, repository, platforms).map_err(failed)?;
         display.line(&format!("The push refers to repository [{}]", name.name()));
-        let image = image::outgoing(store, name, &repository, platforms).map_err(failed)?;
         display.start(image.layers());
         let observer = |layer: &_, state| display.push_event(layer, &state);
-        let pushed = image::push(store, &image, name, &repository, PARALLEL, &observer);
+        let pushed = image::push(store, &image, name, repository, PARALLEL, &observer);
         display.finish();
         pushed.map_err(failed)?;
         if self.quiet {

@@ -176,6 +176,7 @@ impl Credentials {
     }
 
     /// Who shows them, as the beginning of a message about what they do.
+    #[cfg(feature = "registry")]
     pub(super) fn subject(&self) -> String {
         match self {
             Self::Basic { username, .. } => {

@@ -25,14 +25,7 @@ impl Mirrored {
     pub fn open(settings: &Settings, image: &Reference) -> Result<Mirrored, Error> {
         let endpoints = endpoints(settings, image)?;
         let repository = |endpoint: Endpoint| {
-            let mut settings = settings.clone();
-            settings.insecure |= endpoint.insecure;
-            settings.ca_files.extend(endpoint.ca_files);
-            if endpoint.reference.registry() != image.registry() {
-                // They are for the registry that was named.
-                settings.credentials = None;
-            }
-            let registry = Registry::new(settings);
+            let registry = registry_of(settings, image, &endpoint);
             (registry.repository(&endpoint.reference), endpoint.answers)
         };
         Ok(Mirrored {
@@ -40,6 +33,16 @@ impl Mirrored {
             asked: endpoints.into_iter().map(repository).collect(),
             served: AtomicUsize::new(0),
         })
+    }
+
+    /// The repository of an image in the registry itself, to be written.
+    ///
+    /// # Errors
+    /// As [`Mirrored::open`].
+    pub fn writable(settings: &Settings, image: &Reference) -> Result<Repository, Error> {
+        let own = endpoints(settings, image)?.pop();
+        let own = own.ok_or_else(|| nowhere(image))?;
+        Ok(registry_of(settings, image, &own).writable(&own.reference))
     }
 
     /// The tags of the repository.
@@ -90,10 +93,26 @@ impl Mirrored {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::NotFound {
-            reference: self.image.to_string(),
-            closest: Vec::new(),
-        }))
+        Err(last.unwrap_or_else(|| nowhere(&self.image)))
+    }
+}
+
+/// The means to reach one of the registries that are asked for an image.
+fn registry_of(settings: &Settings, image: &Reference, endpoint: &Endpoint) -> Registry {
+    let mut settings = settings.clone();
+    settings.insecure |= endpoint.insecure;
+    settings.ca_files.extend(endpoint.ca_files.iter().cloned());
+    if endpoint.reference.registry() != image.registry() {
+        // They are for the registry that was named.
+        settings.credentials = None;
+    }
+    Registry::new(settings)
+}
+
+fn nowhere(image: &Reference) -> Error {
+    Error::NotFound {
+        reference: image.to_string(),
+        closest: Vec::new(),
     }
 }
 
