@@ -215,6 +215,32 @@ fn an_upload_that_the_registry_forgets_begins_anew() {
 }
 
 #[test]
+fn regression_a_blob_that_begins_anew_is_not_given_up() {
+    let kept = Shared::default();
+    let (shared, broken) = (Arc::clone(&kept), Mutex::new(false));
+    let server = Server::start(move |request| {
+        let mut broken = broken.lock().unwrap();
+        let received = shared.lock().unwrap().received.len();
+        match request.method.as_str() {
+            "PATCH" if received == 2 * CHUNK && !*broken => {
+                *broken = true;
+                Answer::lost()
+            }
+            "GET" if request.target.contains("uploads") => Answer::new(404, ""),
+            _ => keep(&shared, request),
+        }
+    });
+    let large = noise(2 * CHUNK + 1);
+    // What was sent before, and is sent again, is no failure.
+    let few = Settings {
+        attempts: 3,
+        ..settings()
+    };
+    assert_eq!(push_with(&server, &large, few, &[]).unwrap(), Upload::Sent);
+    assert_eq!(kept.lock().unwrap().finished, [large]);
+}
+
+#[test]
 fn registries_that_take_no_parts_get_the_whole() {
     let kept = Shared::default();
     let shared = Arc::clone(&kept);
