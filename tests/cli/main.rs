@@ -9,17 +9,21 @@ mod helper;
 mod importing;
 mod inspect;
 mod listing;
+mod logins;
 mod made;
 mod messages;
 mod mirrors;
 mod mounts;
 mod pulling;
+mod pushing;
 mod races;
 mod reclaim;
 mod removing;
 mod robust;
 mod saving;
+mod searching;
 mod sources;
+mod tokens;
 
 use std::path::Path;
 

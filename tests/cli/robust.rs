@@ -76,7 +76,7 @@ fn a_killed_pull_can_be_finished() {
 /// Everything below a directory.
 fn below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(below(&path));
@@ -169,7 +169,7 @@ fn a_damaged_blob_is_refused() {
     let mut waiting = vec![registry.data().join("data")];
     let mut blobs = Vec::new();
     while let Some(directory) = waiting.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
             match entry.path() {
                 path if path.is_dir() => waiting.push(path),
                 path if path.ends_with("data") => blobs.push(path),
@@ -181,10 +181,10 @@ fn a_damaged_blob_is_refused() {
         .iter()
         .max_by_key(|path| path.metadata().unwrap().len())
         .unwrap();
-    let mut content = std::fs::read(largest).unwrap();
+    let mut content = fs::read(largest).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
-    std::fs::write(largest, content).unwrap();
+    fs::write(largest, content).unwrap();
     store.fails(
         1,
         ["pull", "-q", "--insecure", &registry.reference("odd:1")],
