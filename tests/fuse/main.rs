@@ -22,5 +22,6 @@ mod write_coherence;
 mod write_direct;
 mod write_races;
 mod write_random;
+mod write_reflink;
 mod write_users;
 mod write_verbs;
