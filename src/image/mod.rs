@@ -40,8 +40,8 @@ pub use inspect::{
     EntryKind, IndexEntry, LayerDetails, Row, Summary, entries, index_entries, list, summary,
     variants,
 };
-pub use made::WriteError;
 pub use load::{LoadRequest, Loaded, load};
+pub use made::WriteError;
 pub use open::{chain, open};
 #[cfg(feature = "registry")]
 pub use outgoing::{Outgoing, outgoing};

@@ -68,9 +68,9 @@ pub use docker_archive::DockerArchive;
 pub use error::Error;
 pub use layout::{IMAGE_NAME, Layout, REF_NAME};
 pub use location::Location;
-pub use saved::{SavedImage, SavedImages};
 #[cfg(feature = "registry")]
 pub use mirrors::{MirrorFiles, Mirrored};
+pub use saved::{SavedImage, SavedImages};
 #[cfg(feature = "registry")]
 pub use search::Hit;
 #[cfg(feature = "registry")]

@@ -203,7 +203,7 @@ fn regression_a_store_is_not_made_among_other_files() {
     fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     let index = r#"{"schemaVersion":2,"manifests":[]}"#;
     fs::write(root.join("index.json"), index).unwrap();
-    let place = super::layout(&source.root(), "docker.io/library/one:1");
+    let place = layout(&source.root(), "docker.io/library/one:1");
     let said = other.fails(1, ["pull", &place]);
     assert!(said.contains("is not empty, and no store"), "{said}");
     let said = other.fails(1, ["image", "ls"]);
