@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::container_spec::{self, Circumstances, ContainerArguments};
 use super::failure::Failure;
-use super::{Global, Result, container_image, output, rootless};
+use super::{Global, Result, complete, container_image, output, rootless};
 use crate::mount;
 use crate::oci::Rights;
 
@@ -36,7 +36,7 @@ pub struct Bundle {
     #[arg(short, long)]
     tty: bool,
     /// The image
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = complete::images())]
     image: OsString,
     /// The directory, made if it is not there
     #[arg(value_name = "DIR")]

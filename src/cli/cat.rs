@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::failure::{Failure, each};
 use super::path::ImagePath;
-use super::{Global, Result, output};
+use super::{Global, Result, complete, output};
 use crate::layer::FileKind;
 use crate::oci::Platform;
 
@@ -18,7 +18,7 @@ Example:
   plyfs cat alpine:/etc/os-release")]
 pub struct Cat {
     /// The files
-    #[arg(required = true, value_name = "IMAGE:/PATH")]
+    #[arg(required = true, value_name = "IMAGE:/PATH", add = complete::images())]
     files: Vec<OsString>,
     /// The platform, of an image that is stored for several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -45,14 +45,12 @@ impl Cat {
                     )));
                 }
             }
-            let content = union
-                .open(attributes.node)
-                .map_err(|error| Failure::new(&cannot, error))?;
+            let failed =
+                |error| Failure::new(&cannot, error).or_hint("plyfs check tells what is damaged");
+            let content = union.open(attributes.node).map_err(failed)?;
             let mut at = 0;
             while at < content.size {
-                let count = content
-                    .read_at(&mut buffer, at)
-                    .map_err(|error| Failure::new(&cannot, error))?;
+                let count = content.read_at(&mut buffer, at).map_err(failed)?;
                 out.write_all(&buffer[..count]).map_err(output::failed)?;
                 at += count as u64;
             }

@@ -10,12 +10,12 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::{Global, Result, environment, output};
-use crate::store::{ObjectKind, Rebuilt, Store};
+use crate::store::{self, ObjectKind, Rebuilt, Store};
 use crate::{cause, image};
 
 /// Verify everything in the store against its digests
 ///
-/// The exit status is 1 when something is damaged.
+/// The exit status is 1 when something is damaged, after --repair when that is not made again.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -64,6 +64,9 @@ impl Check {
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
+        let rebuilt = outcomes.iter();
+        let rebuilt = rebuilt.filter(|it| **it == image::Outcome::Rebuilt);
+        let left = damages.len() - rebuilt.count();
         let interrupted = store
             .interrupted_bytes()
             .map_err(|error| Failure::new("cannot check the store", error))?;
@@ -94,8 +97,13 @@ impl Check {
                     format!("needed by {}", damage.images.join(", "))
                 };
                 let (kind, digest) = (kind(damage.object.kind), damage.object.digest);
-                let done = outcomes.get(at).map(outcome);
-                let done = done.map_or_else(String::new, |done| format!("; {done}"));
+                let done = outcomes.get(at).filter(|it| match it {
+                    image::Outcome::Removed => damage.what != image::MISSING,
+                    _ => true,
+                });
+                let done = done
+                    .map(outcome)
+                    .map_or_else(String::new, |done| format!("; {done}"));
                 output::line(&format!(
                     "{kind} {digest}: {} ({needed}){done}",
                     damage.what
@@ -110,20 +118,31 @@ impl Check {
                 };
                 output::line(&format!("{verb} it again: {image}"))?;
             }
+            let (checked, damaged) = (count.get(), damages.len());
+            let healed = match self.repair && damaged > 0 {
+                true => format!(", {} made again", damaged - left),
+                false => String::new(),
+            };
             output::line(&format!(
-                "{} objects checked, {} damaged",
-                count.get(),
-                damages.len()
+                "{checked} objects checked, {damaged} damaged{healed}"
             ))?;
-            if interrupted > 0 {
+            if interrupted > 0 && !self.repair {
                 output::line(&format!(
                     "{} held for interrupted pulls to go on with (--repair removes it)",
                     output::size(interrupted)
                 ))?;
             }
         }
-        cleaned.map_err(|error| Failure::new("cannot remove what nothing needs", error))?;
-        Ok(if damages.is_empty() {
+        match cleaned {
+            // Told above; what it needs is not known without it.
+            Err(error @ store::Error::Missing { .. }) => {
+                log::warn!("nothing is removed as long as {error}");
+            }
+            cleaned => {
+                cleaned.map_err(|error| Failure::new("cannot remove what nothing needs", error))?
+            }
+        }
+        Ok(if left == 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::failure::Failure;
 use super::{Global, Result};
 use crate::cause;
-use crate::registry::{AuthFiles, MirrorFiles, Proxies, Settings};
+use crate::registry::{AuthFiles, CertificateFiles, MirrorFiles, Proxies, Settings};
 use crate::store::{self, Store};
 
 /// The directory of the store.
@@ -49,7 +49,8 @@ pub fn existing_store(global: &Global) -> Result<Option<Store>> {
         let parent = root
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        is_default_root(global) || parent.is_none_or(Path::is_dir)
+        let may_be_made = Store::may_be_made(&root);
+        may_be_made && (is_default_root(global) || parent.is_none_or(Path::is_dir))
     };
     match Store::open(&root) {
         Ok(store) => Ok(Some(store)),
@@ -97,11 +98,9 @@ fn home() -> Option<PathBuf> {
 pub fn registry_settings(insecure: bool) -> Settings {
     let mut settings = Settings {
         insecure,
-        auth: AuthFiles {
-            paths: auth_files(),
-            helper_path: None,
-        },
+        auth: auth_files(),
         mirrors: mirror_files(),
+        certificates: certificate_files(),
         proxy: Proxies {
             http: proxy("http_proxy"),
             https: proxy("https_proxy"),
@@ -115,23 +114,33 @@ pub fn registry_settings(insecure: bool) -> Settings {
     settings
 }
 
-/// Files with credentials, those of podman before those of Docker, as podman does.
-fn auth_files() -> Vec<PathBuf> {
+/// Files with credentials, those of podman before those of Docker, as podman does. New ones go to
+/// Docker's, which everybody reads and which outlives a reboot.
+fn auth_files() -> AuthFiles {
     let named = env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from);
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let config = directory("XDG_CONFIG_HOME", ".config");
     let docker = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let docker = docker.or_else(|| home().map(|home| home.join(".docker")));
-    named
-        .into_iter()
-        .chain(
-            [runtime, config]
-                .into_iter()
-                .flatten()
-                .map(|dir| dir.join("containers/auth.json")),
-        )
-        .chain(docker.map(|dir| dir.join("config.json")))
-        .collect()
+    let docker = docker.map(|dir| dir.join("config.json"));
+    let podman = [runtime, config].into_iter().flatten();
+    let podman = podman.map(|dir| dir.join("containers/auth.json"));
+    AuthFiles {
+        new_ones: named.clone().or_else(|| docker.clone()),
+        paths: named.into_iter().chain(podman).chain(docker).collect(),
+        helper_path: None,
+    }
+}
+
+/// Directories with certificates for registries: one's own, then those of podman and of Docker.
+fn certificate_files() -> CertificateFiles {
+    let own = directory("XDG_CONFIG_HOME", ".config");
+    let own = own.map(|config| config.join("containers/certs.d"));
+    let system = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    CertificateFiles {
+        given: None,
+        directories: own.into_iter().chain(system).collect(),
+    }
 }
 
 /// Files about mirrors: one's own before the machine's, as podman, nerdctl and containerd have them.

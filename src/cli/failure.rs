@@ -106,8 +106,18 @@ impl Failure {
             verb => verb,
         };
         let hint = match &cause {
+            image::Error::NotStored | image::Error::Misspelt { .. } if verb == "push" => {
+                Some(format!("plyfs tag IMAGE {name}"))
+            }
             image::Error::NotStored | image::Error::NotStoredFor { .. } => {
                 Some(format!("plyfs pull {name}"))
+            }
+            image::Error::PlatformsMissing { .. } => Some(format!(
+                "plyfs pull --platform all {name}, or plyfs push --platform all {name} for an index of those that are"
+            )),
+            image::Error::BlobsMissing { from, .. } => {
+                let from = from.as_deref().unwrap_or("the image from where it came");
+                Some(format!("plyfs pull {from} fetches it again"))
             }
             image::Error::Misspelt { closest } => closest.first().map(|closest| {
                 format!("plyfs {verb} {closest}, if that was meant, or else plyfs pull {name}")
@@ -164,6 +174,9 @@ pub fn each<T>(items: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<()>
 
 /// The error that others stand for, which say nothing themselves and so are not in its chain.
 fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    if let Some(boxed) = error.downcast_ref::<Box<image::Error>>() {
+        return innermost(boxed.as_ref());
+    }
     let inner: &'a (dyn Error + 'static) = match (
         error.downcast_ref(),
         error.downcast_ref(),
@@ -234,18 +247,21 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(store::Error::NoStore(_)) = cause.downcast_ref() {
             return Some("plyfs pull IMAGE makes one; --root DIR names another".to_owned());
         }
+        if let Some(store::Error::NotEmpty(_)) = cause.downcast_ref() {
+            return Some("--root DIR names another place, which may not be there yet".to_owned());
+        }
         if let Some(store::Error::Damaged { .. } | store::Error::Missing { .. }) =
             cause.downcast_ref()
         {
-            return Some("plyfs check tells what is damaged; pull the image again".to_owned());
+            return Some(
+                "plyfs check tells what is damaged; pull or import the image again".to_owned(),
+            );
         }
         if let Some(registry::Error::SeveralImages { .. }) = cause.downcast_ref() {
             return Some("choose one with :NAME or @DIGEST behind the path".to_owned());
         }
         if let Some(registry::Error::Unauthorized { registry, .. }) = cause.downcast_ref() {
-            return Some(format!(
-                "docker login {registry} or podman login {registry}"
-            ));
+            return Some(format!("plyfs login {registry}"));
         }
     }
     None

@@ -4,12 +4,14 @@ use std::ffi::OsString;
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use serde::Serialize;
 
 use super::failure::{Failure, each};
 use super::path::ImagePath;
-use super::{Global, Result, output};
+use super::{Global, Result, complete, output};
 use crate::layer::FileKind;
 use crate::oci::Platform;
 use crate::union::{Attributes, Union};
@@ -23,7 +25,7 @@ Examples:
   plyfs ls --json debian:/usr/bin")]
 pub struct Ls {
     /// What to list; the root of the image without a path
-    #[arg(required = true, value_name = "IMAGE[:/PATH]")]
+    #[arg(required = true, value_name = "IMAGE[:/PATH]", add = complete::images())]
     paths: Vec<OsString>,
     /// Modes, links, owners, sizes, times (UTC) and link targets
     #[arg(short)]
@@ -39,11 +41,13 @@ pub struct Ls {
     platform: Option<Platform>,
 }
 
-/// An entry in JSON. Bytes of names that are not UTF-8 are escaped as `\xNN`.
+/// An entry in JSON. What is not UTF-8 is shown with `\xNN` in it, and exactly in base64 beside that.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_base64: Option<String>,
     kind: &'static str,
     mode: String,
     nlink: u32,
@@ -54,6 +58,8 @@ struct Line<'a> {
     inode: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'a (u32, u32)>,
 }
@@ -239,6 +245,7 @@ fn json_line<'a>(path: &[u8], attributes: &'a Attributes, target: Option<&[u8]>)
     );
     Line {
         path: text(path),
+        path_base64: exact(path),
         kind: match attributes.kind {
             FileKind::Directory => "directory",
             FileKind::Regular => "file",
@@ -259,6 +266,7 @@ fn json_line<'a>(path: &[u8], attributes: &'a Attributes, target: Option<&[u8]>)
         ],
         inode: attributes.node.0,
         target: target.map(text),
+        target_base64: target.and_then(exact),
         device: device.then_some(&attributes.device),
     }
 }
@@ -268,6 +276,12 @@ fn text(bytes: &[u8]) -> String {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.escape_ascii().to_string(),
     }
+}
+
+/// The bytes that [`text`] does not tell.
+fn exact(bytes: &[u8]) -> Option<String> {
+    let is_text = str::from_utf8(bytes).is_ok();
+    (!is_text).then(|| BASE64_STANDARD.encode(bytes))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Each verb is a file with its arguments and a `run`. Errors come up here and are printed here
 //! only: one line with what was tried first and the cause last, then at most one hint.
 
+mod access;
 mod bundle;
 mod cat;
 mod check;
@@ -27,23 +28,29 @@ mod import;
 mod interrupt;
 mod listing;
 mod load;
+mod login;
+mod logout;
 mod ls;
 mod moment;
 mod mount;
 mod mounts;
 mod out_file;
 mod output;
+mod password;
 mod path;
 mod platforms;
 mod progress;
 mod pull;
 mod pull_plan;
+mod push;
 mod rootless;
 mod run;
 mod runtime;
 mod save;
+mod search;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
+mod tags;
 mod template;
 mod umount;
 
@@ -87,6 +94,11 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Pull(pull::Pull),
+    Push(push::Push),
+    Login(login::Login),
+    Logout(logout::Logout),
+    Search(search::Search),
+    Tags(tags::Tags),
     Import(import::Import),
     Save(save::Save),
     Load(load::Load),
@@ -133,6 +145,8 @@ enum ImageVerb {
     #[command(hide = true)]
     Pull(pull::Pull),
     #[command(hide = true)]
+    Push(push::Push),
+    #[command(hide = true)]
     Import(import::Import),
     #[command(hide = true)]
     Save(save::Save),
@@ -170,11 +184,16 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match cli.verb {
         Verb::Pull(verb) | Verb::Image(ImageVerb::Pull(verb)) => verb.run(global)?,
+        Verb::Push(verb) | Verb::Image(ImageVerb::Push(verb)) => verb.run(global)?,
         Verb::Import(verb) | Verb::Image(ImageVerb::Import(verb)) => verb.run(global)?,
         Verb::Save(verb) | Verb::Image(ImageVerb::Save(verb)) => verb.run(global)?,
         Verb::Load(verb) | Verb::Image(ImageVerb::Load(verb)) => verb.run(global)?,
         Verb::Commit(verb) => verb.run(global)?,
         Verb::Export(verb) => verb.run(global)?,
+        Verb::Login(verb) => verb.run()?,
+        Verb::Logout(verb) => verb.run()?,
+        Verb::Search(verb) => verb.run()?,
+        Verb::Tags(verb) => verb.run()?,
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::image::{self, Found};
 use crate::mount::image::{ImageRequest, serving, serving_container, serving_snapshot};
 use crate::mount::{self, Serving, Target, layers};
@@ -41,7 +41,7 @@ Options of -o, among others:
 docs/OPTIONS.md has them all.")]
 pub struct Mount {
     /// The image; left out with -o lowerdir=, and with --name for a container that is there
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", add = complete::images())]
     image: Option<OsString>,
     /// Where it appears
     #[arg(value_name = "DIR")]

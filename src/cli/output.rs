@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::Result;
 use super::failure::Failure;
+use super::{Result, progress};
 use crate::{cause, fuse};
 
 /// The failure of writing to standard output.
@@ -161,6 +161,11 @@ pub fn name(bytes: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Text of another's making as it may go to a terminal: without what would steer that.
+pub fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
 struct Log;
 
 impl log::Log for Log {
@@ -178,7 +183,7 @@ impl log::Log for Log {
             };
             if level <= log::max_level() && !crate::mount::tell_system(level, &text) {
                 let level = level.as_str().to_lowercase();
-                eprintln!("plyfs: {level}: {text}");
+                progress::above_bars(|| eprintln!("plyfs: {level}: {text}"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How a pull is shown: bars on a terminal, a line for each change elsewhere.
+//! How a pull or push is shown: bars on a terminal, a line for each change elsewhere.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -6,8 +6,9 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::image::{Event, LayerState};
+use crate::image::{Event, LayerState, PushState};
 use crate::oci::{Descriptor, Digest};
+use crate::registry::Upload;
 
 /// Shows the layers of one image.
 pub struct Display {
@@ -19,7 +20,28 @@ pub struct Display {
 
 struct Layer {
     bar: Option<ProgressBar>,
-    shown: &'static str,
+    shown: String,
+}
+
+/// How far a layer is.
+enum Stage {
+    /// Nothing moves.
+    Still,
+    /// So many bytes.
+    At(u64),
+    Over,
+}
+
+/// The bars that are drawn now: what else is written to the terminal goes above them.
+static DRAWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Writes to the terminal, above the bars that may be there.
+pub fn above_bars(write: impl FnOnce()) {
+    let drawn = lock(&DRAWN).clone();
+    match drawn {
+        Some(bars) => bars.suspend(write),
+        None => write(),
+    }
 }
 
 impl Display {
@@ -27,6 +49,7 @@ impl Display {
     pub fn new(quiet: bool) -> Display {
         let bars = (!quiet && std::io::stderr().is_terminal() && std::io::stdout().is_terminal())
             .then(MultiProgress::new);
+        lock(&DRAWN).clone_from(&bars);
         Display {
             quiet,
             bars,
@@ -50,7 +73,7 @@ impl Display {
     }
 
     /// Shows the layers that are to come.
-    pub fn start(&self, layers: &[Descriptor]) {
+    pub fn start<'a>(&self, layers: impl IntoIterator<Item = &'a Descriptor>) {
         let mut shown = self.lock();
         for layer in layers {
             if shown.contains_key(&layer.digest) {
@@ -63,54 +86,84 @@ impl Display {
                 bar.set_message("Waiting");
                 bar
             });
-            shown.insert(layer.digest, Layer { bar, shown: "" });
+            let nothing = String::new();
+            shown.insert(
+                layer.digest,
+                Layer {
+                    bar,
+                    shown: nothing,
+                },
+            );
         }
     }
 
-    /// Shows a change.
+    /// Shows what a layer that is pulled goes through.
     pub fn event(&self, event: &Event<'_>) {
+        let (text, stage) = match event.state {
+            LayerState::Waiting => ("Waiting for another process", Stage::Still),
+            LayerState::Resuming { from } => ("Resuming", Stage::At(from)),
+            LayerState::Receiving { done } => ("Downloading", Stage::At(done)),
+            LayerState::Storing => ("Storing", Stage::Still),
+            LayerState::Complete => ("Pull complete", Stage::Over),
+            LayerState::AlreadyExists => ("Already exists", Stage::Over),
+        };
+        self.change(event.layer, text, &stage);
+    }
+
+    /// Shows what a layer that is pushed goes through.
+    pub fn push_event(&self, layer: &Descriptor, state: &PushState) {
+        let mounted;
+        let (text, stage) = match state {
+            PushState::Sending { done } => ("Pushing", Stage::At(*done)),
+            PushState::Pushed(Upload::Sent) => ("Pushed", Stage::Over),
+            PushState::Pushed(Upload::Exists) => ("Layer already exists", Stage::Over),
+            PushState::Pushed(Upload::Mounted(from)) => {
+                mounted = format!("Mounted from {from}");
+                (mounted.as_str(), Stage::Over)
+            }
+            PushState::Foreign => ("Skipped foreign layer", Stage::Over),
+        };
+        self.change(layer, text, &stage);
+    }
+
+    fn change(&self, of: &Descriptor, text: &str, stage: &Stage) {
         let mut layers = self.lock();
-        let Some(layer) = layers.get_mut(&event.layer.digest) else {
+        let Some(layer) = layers.get_mut(&of.digest) else {
             return;
         };
-        let text = match event.state {
-            LayerState::Waiting => "Waiting for another process",
-            LayerState::Resuming { .. } => "Resuming",
-            LayerState::Receiving { .. } => "Downloading",
-            LayerState::Storing => "Storing",
-            LayerState::Complete => "Pull complete",
-            LayerState::AlreadyExists => "Already exists",
-        };
         let changed = layer.shown != text;
-        layer.shown = text;
+        if changed {
+            text.clone_into(&mut layer.shown);
+        }
         let Some(bar) = &layer.bar else {
             drop(layers);
             if changed {
-                self.line(&format!("{}: {text}", event.layer.digest.short()));
+                self.line(&format!("{}: {text}", of.digest.short()));
             }
             return;
         };
-        match event.state {
-            LayerState::Receiving { done } | LayerState::Resuming { from: done } => {
+        match stage {
+            Stage::At(done) => {
                 if changed {
                     bar.set_style(style("{prefix}: {msg} [{wide_bar}] {bytes}/{total_bytes}"));
-                    bar.set_message(text);
+                    bar.set_message(text.to_owned());
                 }
-                bar.set_position(done);
+                bar.set_position(*done);
             }
-            LayerState::Complete | LayerState::AlreadyExists => {
+            Stage::Over => {
                 bar.set_style(style("{prefix}: {msg}"));
-                bar.finish_with_message(text);
+                bar.finish_with_message(text.to_owned());
             }
-            _ => {
+            Stage::Still => {
                 bar.set_style(style("{prefix}: {msg}"));
-                bar.set_message(text);
+                bar.set_message(text.to_owned());
             }
         }
     }
 
     /// Leaves the bars as they are.
     pub fn finish(&self) {
+        lock(&DRAWN).take();
         for layer in self.lock().values() {
             if let Some(bar) = &layer.bar
                 && !bar.is_finished()
@@ -121,10 +174,14 @@ impl Display {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Layer>> {
-        self.layers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.layers)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Shows one thing that is read; nothing where nobody watches.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::access::Access;
 use super::failure::{Failure, each};
 use super::platforms::{Asked, Wanted};
 use super::{Global, Result, environment, interrupt, output, progress, pull_plan};
@@ -56,9 +57,8 @@ pub struct Pull {
     /// With --dry-run: as JSON, an object for each image
     #[arg(long, requires = "dry_run")]
     json: bool,
-    /// Do not verify certificates, and use plain HTTP where there is no TLS
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    access: Access,
     /// Store the image under this name
     #[arg(long, value_name = "REFERENCE")]
     name: Option<Reference>,
@@ -109,7 +109,7 @@ impl Pull {
 
     /// The images of all tags of the repositories that were named.
     fn tags(&self) -> Result<Vec<OsString>> {
-        let settings = environment::registry_settings(self.insecure);
+        let settings = self.access.settings();
         let mut images = Vec::new();
         for image in &self.images {
             let shown = image.to_string_lossy();
@@ -147,7 +147,7 @@ impl Pull {
 
     fn plan(&self, store: Option<&Store>, image: &OsString) -> anyhow::Result<Plan> {
         let location = Location::parse(image)?;
-        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let source = location.open(&self.access.settings())?;
         let name = location.manifest_name();
         let limits = Limits::default();
         let request = request(source.as_ref(), &name, None, &limits);
@@ -157,7 +157,7 @@ impl Pull {
 
     fn pull(&self, store: &Store, image: &OsString) -> anyhow::Result<()> {
         let location = Location::parse(image)?;
-        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let source = location.open(&self.access.settings())?;
         let name = location.manifest_name();
         let store_as = match (&self.name, &location) {
             (Some(name), _) => Some(name.clone()),

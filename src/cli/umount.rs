@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Result;
-use super::failure::Failure;
+use super::failure::{Failure, each};
 use crate::mount;
 
 /// How long a daemon may take to end after its mount is gone.
@@ -28,7 +28,7 @@ pub struct Umount {
 
 impl Umount {
     pub fn run(self) -> Result<()> {
-        for directory in &self.directories {
+        each(&self.directories, |directory| {
             let server = mount::server_of(directory).unwrap_or_else(|error| {
                 log::debug!("cannot tell which process serves it: {}", error.chain());
                 None
@@ -45,8 +45,8 @@ impl Umount {
             if !self.lazy {
                 wait_for(server);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use fuser::{
 use super::change::{Change, Range};
 use super::convert::{self, node, permissions};
 use super::handler::Adapter;
-use super::{Data, listing, reply as send};
+use super::{Data, Xattrs, listing, reply as send};
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -182,7 +182,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.settings.xattrs {
+        if self.settings.xattrs != Xattrs::Shown {
             // Once; the kernel then stops asking.
             return reply.error(Errno::ENOSYS);
         }
@@ -191,7 +191,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.settings.xattrs {
+        if self.settings.xattrs == Xattrs::Hidden {
             return reply.error(Errno::ENOSYS);
         }
         let read = || self.overlay.xattr_names(node(ino));
@@ -208,7 +208,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if !self.settings.xattrs {
+        if self.settings.xattrs != Xattrs::Shown {
             return reply.error(Errno::ENOSYS);
         }
         let (name, how) = (name.as_bytes(), convert::xattr_change(flags));
@@ -217,7 +217,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if !self.settings.xattrs {
+        if self.settings.xattrs != Xattrs::Shown {
             return reply.error(Errno::ENOSYS);
         }
         let remove = || self.overlay.remove_xattr(node(ino), name.as_bytes());

@@ -46,6 +46,18 @@ pub enum Data {
     WriteBack,
 }
 
+/// Which questions about extended attributes are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xattrs {
+    /// All.
+    Shown,
+    /// There are none, and none can come: lists are empty, and the kernel need not ask for single ones, which
+    /// some programs do for each file.
+    Absent,
+    /// None: they are not supported, as the user wants it.
+    Hidden,
+}
+
 /// What a connection is to be like.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -53,8 +65,8 @@ pub struct Settings {
     pub data: Data,
     /// Whether the kernel checks POSIX ACLs (which makes it check all permissions).
     pub acl: bool,
-    /// Whether extended attributes are shown at all.
-    pub xattrs: bool,
+    /// Which questions about extended attributes are answered.
+    pub xattrs: Xattrs,
     /// Whether fsync(2) does anything.
     pub sync: bool,
     /// Number of threads that answer requests.

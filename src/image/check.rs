@@ -15,6 +15,9 @@ use crate::union::chain::LayerContent;
 use super::receive::source_of;
 use super::{Error, Result, find, open};
 
+/// What is wrong with an object that should be there, and is not.
+pub const MISSING: &str = "it is missing";
+
 /// Something that is wrong.
 #[derive(Clone, Debug)]
 pub struct Damage {
@@ -237,13 +240,15 @@ fn need(damages: &mut Vec<Damage>, object: Object, there: bool, image: &str) {
             known.images.push(image.to_owned());
         }
     } else if !there {
-        note(damages, object, "it is missing".to_owned(), image);
+        note(damages, object, MISSING.to_owned(), image);
     }
 }
 
 fn note(damages: &mut Vec<Damage>, object: Object, what: String, image: &str) {
     if let Some(known) = damages.iter_mut().find(|damage| damage.object == object) {
-        known.images.push(image.to_owned());
+        if !known.images.iter().any(|known| known == image) {
+            known.images.push(image.to_owned());
+        }
         return;
     }
     damages.push(Damage {

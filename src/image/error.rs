@@ -40,6 +40,20 @@ pub enum Error {
         /// The platforms it is there for.
         available: String,
     },
+    /// An index of which not all is in the store.
+    #[error("it is made for further platforms that are not in the store: {}", .missing.join(", "))]
+    PlatformsMissing {
+        /// What is missing, as people call it.
+        missing: Vec<String>,
+    },
+    /// Blobs that were removed from the store, and that the registry does not have.
+    #[error("{} not in the store any more: {}", if .missing.len() == 1 { "a blob is" } else { "blobs are" }, list(.missing))]
+    BlobsMissing {
+        /// Which.
+        missing: Vec<Digest>,
+        /// Another name of the image, under which it can perhaps be pulled.
+        from: Option<String>,
+    },
     /// A short image ID that several images have.
     #[error("more than one image has an ID that starts so")]
     Ambiguous,
@@ -175,4 +189,9 @@ impl Error {
             source: Box::new(source),
         }
     }
+}
+
+fn list(digests: &[Digest]) -> String {
+    let digests: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    digests.join(", ")
 }

@@ -1,4 +1,4 @@
-//! Images as people know them: pulled, imported, found, opened, listed, removed and checked.
+//! Images as people know them: pulled, pushed, imported, found, opened, listed, removed and checked.
 //!
 //! It joins the registry (where images come from), the store (where they lie) and the packing of
 //! layers; it prints nothing, and what happens on the way is told to an observer.
@@ -15,9 +15,14 @@ mod inspect;
 mod load;
 mod made;
 mod open;
+#[cfg(feature = "registry")]
+mod outgoing;
+mod parallel;
 mod plan;
 mod prune;
 mod pull;
+#[cfg(feature = "registry")]
+mod push;
 mod receive;
 mod remote;
 mod remove;
@@ -25,7 +30,7 @@ mod repair;
 mod save;
 mod tag;
 
-pub use check::{Damage, check};
+pub use check::{Damage, MISSING, check};
 pub use commit::{CommitRequest, Committed, commit};
 pub use error::Error;
 pub use find::{Found, find, find_record, find_recorded, find_snapshot};
@@ -38,9 +43,13 @@ pub use inspect::{
 pub use load::{LoadRequest, Loaded, load};
 pub use made::WriteError;
 pub use open::{chain, open};
+#[cfg(feature = "registry")]
+pub use outgoing::{Outgoing, outgoing};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
 pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
+#[cfg(feature = "registry")]
+pub use push::{PushObserver, PushState, push};
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};

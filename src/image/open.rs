@@ -5,7 +5,7 @@ use std::io;
 
 use crate::layer::index::{Index, IndexError};
 use crate::oci::{ChainId, DiffId, Digest};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::union::Union;
 use crate::union::chain::{Chain, LayerContent};
 use crate::union::flatten::flatten;
@@ -43,8 +43,13 @@ pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
     let mut layers = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         let path = store.layer_path(diff_id);
-        let content = LayerContent::open(&path)
-            .map_err(|error| Error::io(error, format!("opening layer {diff_id}")))?;
+        let content = LayerContent::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Store(store::Error::Missing {
+                what: "layer",
+                digest: diff_id.0,
+            }),
+            _ => Error::io(error, format!("opening layer {diff_id}")),
+        })?;
         layers.push(content);
     }
     Chain::new(index, layers).map_err(|error| Error::io(io::Error::other(error), "opening"))
@@ -97,8 +102,8 @@ fn rebuild_chain(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
         && store.has_chain(&chain)
     {
         let _lock = store.lock()?;
-        let kind = crate::store::ObjectKind::Chain;
-        store.discard(&crate::store::Object {
+        let kind = store::ObjectKind::Chain;
+        store.discard(&store::Object {
             kind,
             digest: chain.0,
         })?;

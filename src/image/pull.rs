@@ -1,7 +1,6 @@
 //! Pulls an image: documents first, then all layers in parallel, then the chain, then its name.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference};
 use crate::pack::{Limits, Progress};
@@ -11,7 +10,7 @@ use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 use super::documents::{MAX_CONFIG_SIZE, fetch_documents};
 use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
-use super::{Error, Result, open};
+use super::{Error, Result, open, parallel};
 
 /// What to pull.
 #[derive(Clone, Copy)]
@@ -305,7 +304,7 @@ pub(super) fn receive_layers(
     receiver: &Receiver<'_>,
     layers: &[Descriptor],
     diff_ids: &[DiffId],
-    parallel: usize,
+    workers: usize,
 ) -> Result<()> {
     // An image may have the same layer twice: the empty one, for example.
     let mut work: Vec<(&Descriptor, &DiffId)> = layers
@@ -317,31 +316,8 @@ pub(super) fn receive_layers(
         .collect();
     // The largest is taken first, so that it does not run alone at the end.
     work.sort_by_key(|(layer, _)| (layer.size, layer.digest));
-    let workers = parallel.clamp(1, work.len().max(1));
-    let work = Mutex::new(work);
-    let failed = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((layer, diff_id)) = take(&work)
-                    && !receiver.progress.is_cancelled()
-                {
-                    if let Err(error) = receiver.layer(layer, diff_id) {
-                        // The first one is the cause: the others are stopped by it.
-                        let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
-                        failed.get_or_insert(error);
-                        receiver.progress.cancel();
-                    }
-                }
-            });
-        }
-    });
-    match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-fn take<T>(work: &Mutex<Vec<T>>) -> Option<T> {
-    work.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    parallel::each(work, workers, |(layer, diff_id)| {
+        let received = receiver.layer(layer, diff_id);
+        received.inspect_err(|_| receiver.progress.cancel())
+    })
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::attach::{self, Traits};
 use super::error::{Error, Result};
-use crate::fuse::{self, Data, Settings};
+use crate::fuse::{self, Data, Settings, Xattrs};
 use crate::options::{DataMode, MountOptions};
 use crate::overlay::Overlay;
 use crate::sys::{mount as sys, process};
@@ -39,7 +39,11 @@ pub(super) fn decide(
     let settings = Settings {
         data: data(overlay, options, administrator)?,
         acl: default_permissions && overlay.may_have_acls() && !options.noacl && !options.noxattrs,
-        xattrs: overlay.may_have_xattrs() && !options.noxattrs,
+        xattrs: match (options.noxattrs, overlay.may_have_xattrs()) {
+            (true, _) => Xattrs::Hidden,
+            (false, true) => Xattrs::Shown,
+            (false, false) => Xattrs::Absent,
+        },
         sync: !options.volatile,
         threads: std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4)),
         // It stores what a layer holds, which must not come after what was written since.

@@ -21,6 +21,7 @@ mod manifest;
 mod media_type;
 mod platform;
 mod reference;
+mod registry_name;
 mod runtime;
 mod runtime_default;
 mod user;
@@ -32,6 +33,7 @@ pub use manifest::{Descriptor, Document, Index, MAX_DOCUMENT_SIZE, Manifest};
 pub use media_type::{Compression, MediaType};
 pub use platform::{NoMatchingPlatform, Platform, attested};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference};
+pub use registry_name::RegistryName;
 pub use runtime::{
     Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Root,
     RuntimeSpec, RuntimeUser,

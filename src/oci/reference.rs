@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Digest, ParseError, quoted};
+use super::{Digest, ParseError, RegistryName, quoted};
 
 /// The registry of references that name none.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
@@ -19,7 +19,7 @@ pub const DEFAULT_TAG: &str = "latest";
 /// Where Docker's own images live within its registry.
 const OFFICIAL: &str = "library/";
 /// The registry's old name, still found in scripts.
-const LEGACY_REGISTRY: &str = "index.docker.io";
+pub(super) const LEGACY_REGISTRY: &str = "index.docker.io";
 /// The longest repository (Docker's limit) and the longest host name with port.
 const LONGEST_NAME: usize = 255;
 const LONGEST_TAG: usize = 128;
@@ -41,6 +41,11 @@ impl Reference {
     /// The registry's host name, with port if one was given: `docker.io`, `[::1]:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// The registry.
+    pub fn registry_name(&self) -> RegistryName {
+        RegistryName::of_reference(&self.registry)
     }
 
     /// The repository within the registry: `library/alpine`.
@@ -108,24 +113,6 @@ impl Reference {
             // A first part that reads as a host name must keep its registry in front.
             _ if self.repository.split('/').next().is_none_or(is_host) => self.name(),
             _ => self.repository.clone(),
-        }
-    }
-
-    /// The host that serves the registry's API, which for Docker's is another one.
-    pub fn api_host(&self) -> &str {
-        if self.registry == DEFAULT_REGISTRY {
-            "registry-1.docker.io"
-        } else {
-            &self.registry
-        }
-    }
-
-    /// What the registry is called in Docker's configuration file and to credential helpers.
-    pub fn credential_key(&self) -> &str {
-        if self.registry == DEFAULT_REGISTRY {
-            "https://index.docker.io/v1/"
-        } else {
-            &self.registry
         }
     }
 
@@ -231,7 +218,7 @@ fn parse(text: &str) -> Result<Reference, String> {
 }
 
 /// Whether Docker takes the first part of a name for a host rather than for a part of the repository.
-fn is_host(part: &str) -> bool {
+pub(super) fn is_host(part: &str) -> bool {
     part == "localhost" || part.contains(['.', ':']) || part.chars().any(char::is_uppercase)
 }
 
@@ -243,7 +230,7 @@ fn looks_like_id(text: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn check_host(host: &str) -> Result<(), String> {
+pub(super) fn check_host(host: &str) -> Result<(), String> {
     if host.len() > LONGEST_NAME {
         return Err(format!("the registry is longer than {LONGEST_NAME} bytes"));
     }
@@ -457,18 +444,6 @@ mod tests {
         );
         assert_eq!(both.with_digest(only.digest().unwrap()).tag(), None);
         assert!(both.with_tag("-x").is_err());
-    }
-
-    #[test]
-    fn hosts_and_keys() {
-        let hub: Reference = "alpine".parse().unwrap();
-        assert_eq!(hub.api_host(), "registry-1.docker.io");
-        assert_eq!(hub.credential_key(), "https://index.docker.io/v1/");
-        let other: Reference = "localhost:5000/x".parse().unwrap();
-        assert_eq!(
-            (other.api_host(), other.credential_key()),
-            ("localhost:5000", "localhost:5000")
-        );
     }
 
     #[test]

@@ -44,8 +44,9 @@ impl Default for Limits {
             xattrs: 1024,
             text: 1 << 28,
             uncompressed: 1 << 37,
-            expansion_floor: 1 << 30,
-            // The most that deflate can reach is 1032; zstd has no such bound.
+            // The most that deflate can reach is 1032. zstd has no such bound, so that an honest image of a disk
+            // full of zeros is only known by its size.
+            expansion_floor: 1 << 33,
             expansion: 1100,
         }
     }

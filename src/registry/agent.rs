@@ -1,19 +1,18 @@
 //! HTTP clients made from the settings: proxies, certificates and time limits.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Proxy};
 
 use super::url::Url;
-use super::{Error, Settings};
+use super::{Error, Settings, certificates};
 
-/// Clients for HTTP and for HTTPS, each with and without its proxy.
+/// A client for each server, by its origin.
 ///
 /// They are made when first needed, as reading certificates takes time.
 #[derive(Debug, Default)]
-pub(super) struct Agents(Mutex<[Option<Agent>; 4]>);
+pub(super) struct Agents(Mutex<HashMap<String, Agent>>);
 
 impl Agents {
     /// The client for this address.
@@ -24,9 +23,9 @@ impl Agents {
     pub(super) fn get(&self, settings: &Settings, url: &Url) -> Result<Agent, Error> {
         // Nobody's proxy can reach this machine's own services.
         let direct = url.is_loopback();
-        let slot = usize::from(url.is_https()) * 2 + usize::from(direct);
+        let origin = url.origin();
         let mut agents = self.0.lock();
-        if let Some(agent) = &agents[slot] {
+        if let Some(agent) = agents.get(&origin) {
             return Ok(agent.clone());
         }
         let proxy = match (direct, url.is_https()) {
@@ -43,10 +42,6 @@ impl Agents {
         };
         // Docker trusts any certificate of a loopback registry too: who can answer there owns the machine.
         let unverified = settings.insecure || direct;
-        let mut tls = TlsConfig::builder().disable_verification(unverified);
-        if url.is_https() && !unverified {
-            tls = tls.root_certs(roots(settings)?);
-        }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -55,13 +50,13 @@ impl Agents {
             // A blob's digest is that of its bytes as they are stored.
             .accept_encoding("identity")
             .proxy(proxy)
-            .tls_config(tls.build())
+            .tls_config(certificates::tls(settings, url, unverified)?)
             .timeout_connect(Some(settings.connect_timeout))
             .timeout_per_read(Some(settings.stall_timeout))
             .timeout_per_write(Some(settings.stall_timeout))
             .build()
             .new_agent();
-        agents[slot] = Some(agent.clone());
+        agents.insert(origin, agent.clone());
         Ok(agent)
     }
 }
@@ -96,69 +91,12 @@ fn proxy_of(text: &str, no_proxy: &str) -> Result<Proxy, Error> {
     builder.build().map_err(wrong)
 }
 
-fn roots(settings: &Settings) -> Result<RootCerts, Error> {
-    let mut certificates = Vec::new();
-    let extra = settings.extra_ca_file.as_ref();
-    for path in settings.ca_files.iter().chain(extra) {
-        let pem = match std::fs::read(path) {
-            Ok(pem) => pem,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && Some(path) != extra => continue,
-            Err(source) => {
-                return Err(Error::Io {
-                    path: path.clone(),
-                    source,
-                });
-            }
-        };
-        for item in parse_pem(&pem) {
-            match item {
-                Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-                Ok(_) => {}
-                Err(e) => {
-                    let what = format!("the certificates in {}", path.display());
-                    return Err(Error::Settings {
-                        what,
-                        why: e.to_string(),
-                    });
-                }
-            }
-        }
-    }
-    if certificates.is_empty() {
-        return Ok(RootCerts::WebPki);
-    }
-    Ok(RootCerts::Specific(Arc::new(certificates)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn certificates_and_proxies() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        let missing = directory.path().join("missing.pem");
-        let settings = |ca: &std::path::Path, extra: Option<&std::path::Path>| Settings {
-            ca_files: vec![ca.to_owned()],
-            extra_ca_file: extra.map(Into::into),
-            ..Settings::default()
-        };
-        assert!(matches!(
-            roots(&settings(&missing, None)).unwrap(),
-            RootCerts::WebPki
-        ));
-        assert!(roots(&settings(&missing, Some(&missing))).is_err());
-        std::fs::write(
-            &path,
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        )
-        .unwrap();
-        let RootCerts::Specific(found) = roots(&settings(&missing, Some(&path))).unwrap() else {
-            panic!("not read");
-        };
-        assert_eq!(found.len(), 1);
-
+    fn proxies() {
         let proxy = proxy_of("http://u:p@proxy:3128", "example.com, .b.io,*.c.io").unwrap();
         assert_eq!(
             (proxy.host(), proxy.port(), proxy.username()),

@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
@@ -19,7 +18,8 @@ use serde::Deserialize;
 
 use super::Error;
 use super::exact::read_limited;
-use crate::oci::{DEFAULT_REGISTRY, Reference, quoted};
+use super::helper::Helper;
+use crate::oci::RegistryName;
 
 /// The largest file with credentials that is read, in bytes.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -33,6 +33,8 @@ pub struct AuthFiles {
     ///
     /// Files that do not exist are passed over.
     pub paths: Vec<PathBuf>,
+    /// The one of them that credentials are written to for a registry that none has any for.
+    pub new_ones: Option<PathBuf>,
     /// The search path for `docker-credential-*` helpers; `None` for that of this process.
     pub helper_path: Option<OsString>,
 }
@@ -86,16 +88,9 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-/// What a helper answers.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Answer {
-    username: String,
-    secret: String,
-}
-
 impl AuthFiles {
-    /// The credentials for a repository; `None` if no file has any.
+    /// The credentials for a place in a registry, `HOST` or `HOST/REPOSITORY`; `None` if no file
+    /// has any.
     ///
     /// In each file a helper for the registry comes first, then what the file holds itself, then its store of
     /// credentials.
@@ -103,9 +98,9 @@ impl AuthFiles {
     /// # Errors
     ///
     /// [`Error::Credentials`] if a file or helper cannot be read or says something odd.
-    pub fn find(&self, reference: &Reference) -> Result<Option<Credentials>, Error> {
+    pub fn find(&self, registry: &RegistryName, place: &str) -> Result<Option<Credentials>, Error> {
         let wrong = |why: String| Error::Credentials {
-            registry: reference.registry().into(),
+            registry: registry.to_string(),
             why,
         };
         for path in &self.paths {
@@ -113,22 +108,23 @@ impl AuthFiles {
                 continue;
             };
             if let Some(found) = self
-                .find_in(&config, reference)
+                .find_in(&config, registry, place)
                 .map_err(|why| wrong(format!("{why} (configured in {})", path.display())))?
             {
-                log::debug!(
-                    "using credentials for {} from {}",
-                    reference.registry(),
-                    path.display()
-                );
+                log::info!("{place}: credentials are in {}", path.display());
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    fn find_in(&self, config: &Config, of: &Reference) -> Result<Option<Credentials>, String> {
-        let keys = keys(of);
+    fn find_in(
+        &self,
+        config: &Config,
+        registry: &RegistryName,
+        place: &str,
+    ) -> Result<Option<Credentials>, String> {
+        let keys = keys(registry, place);
         if let Some(helpers) = &config.cred_helpers
             && let Some((key, helper)) = keys.iter().find_map(|key| helpers.get_key_value(key))
             && let Some(found) = self.ask(helper, key)?
@@ -155,66 +151,20 @@ impl AuthFiles {
             }
         }
         match config.creds_store.as_deref() {
-            Some(store) if !store.is_empty() => self.ask(store, of.credential_key()),
+            Some(store) if !store.is_empty() => self.ask(store, registry.credential_key()),
             _ => Ok(None),
         }
     }
 
-    /// Asks `docker-credential-HELPER get` for the credentials of a server.
+    /// Asks a helper for the credentials of a server.
     fn ask(&self, helper: &str, server: &str) -> Result<Option<Credentials>, String> {
-        if helper.is_empty() || helper.contains(['/', '\0']) {
-            return Err(format!(
-                "{} cannot be the name of a credential helper",
-                quoted(helper)
-            ));
-        }
-        let program = format!("docker-credential-{helper}");
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotFound => format!("the credential helper {program} is not installed"),
-            _ => format!("cannot run the credential helper {program}: {e}"),
-        };
-        let mut command = Command::new(&program);
-        command
-            .arg("get")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if let Some(path) = &self.helper_path {
-            command.env("PATH", path);
-        }
-        let mut child = command.spawn().map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(server.as_bytes()) {
-                // A helper that knows its answer already need not read the question.
-                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                    child.kill().and_then(|()| child.wait()).map_err(failed)?;
-                    return Err(failed(e));
-                }
-                _ => {}
-            }
-        }
-        let output = child.wait_with_output().map_err(failed)?;
-        if !output.status.success() {
-            let said = [output.stdout.as_slice(), &output.stderr].concat();
-            let said = String::from_utf8_lossy(&said);
-            let said = said.trim();
-            // The words that all helpers use for this: there is no other sign.
-            if said.contains("credentials not found") {
-                return Ok(None);
-            }
-            return Err(format!(
-                "the credential helper {program} failed: {}",
-                quoted(said)
-            ));
-        }
-        let answer: Answer = serde_json::from_slice(&output.stdout)
-            .map_err(|e| format!("the credential helper {program} gave an invalid answer: {e}"))?;
-        Ok(Credentials::new(answer.username, answer.secret))
+        Helper::new(helper, self.helper_path.as_deref())?.get(server)
     }
 }
 
 impl Credentials {
-    fn new(username: String, secret: String) -> Option<Self> {
+    /// What a pair of name and secret stands for; `None` for an empty one.
+    pub(super) fn new(username: String, secret: String) -> Option<Self> {
         match (username.as_str(), secret.as_str()) {
             ("", "") => None,
             (TOKEN_USER, _) => Some(Self::IdentityToken(secret)),
@@ -222,6 +172,25 @@ impl Credentials {
                 username,
                 password: secret,
             }),
+        }
+    }
+
+    /// Who shows them, as the beginning of a message about what they do.
+    #[cfg(feature = "registry")]
+    pub(super) fn subject(&self) -> String {
+        match self {
+            Self::Basic { username, .. } => {
+                format!("the credentials of {} do", crate::oci::quoted(username))
+            }
+            Self::IdentityToken(_) => "the identity token does".to_owned(),
+        }
+    }
+
+    /// The pair of name and secret that stands for them.
+    pub(super) fn pair(&self) -> (&str, &str) {
+        match self {
+            Self::Basic { username, password } => (username, password),
+            Self::IdentityToken(token) => (TOKEN_USER, token),
         }
     }
 }
@@ -254,25 +223,23 @@ impl Entry {
     }
 }
 
-/// Under which keys credentials for a repository may stand, the most specific first.
-fn keys(reference: &Reference) -> Vec<String> {
-    let mut keys = Vec::new();
-    let mut key = reference.name();
-    while let Some((shorter, _)) = key.rsplit_once('/') {
-        let shorter = shorter.to_owned();
-        keys.push(std::mem::replace(&mut key, shorter));
-    }
-    keys.push(key);
-    if reference.registry() == DEFAULT_REGISTRY {
-        keys.push(reference.credential_key().to_owned());
+/// Under which keys credentials for a place may stand, the most specific first.
+pub(super) fn keys(registry: &RegistryName, place: &str) -> Vec<String> {
+    let mut keys: Vec<String> = std::iter::successors(Some(place), |place| {
+        place.rsplit_once('/').map(|(shorter, _)| shorter)
+    })
+    .map(str::to_owned)
+    .collect();
+    if registry.is_default() {
+        keys.push(registry.credential_key().to_owned());
         keys.push("index.docker.io".to_owned());
-        keys.push(reference.api_host().to_owned());
+        keys.push(registry.api_host().to_owned());
     }
     keys
 }
 
 /// The host of a key that is a URL.
-fn host_of(key: &str) -> Option<&str> {
+pub(super) fn host_of(key: &str) -> Option<&str> {
     let rest = key
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"))?;
@@ -280,6 +247,16 @@ fn host_of(key: &str) -> Option<&str> {
 }
 
 fn read(path: &Path) -> Result<Option<Config>, String> {
+    let Some(bytes) = read_bytes(path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| format!("{} is not a valid configuration: {e}", path.display()))
+}
+
+/// Reads a file with credentials; `None` if there is none, or nothing in it.
+pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let unreadable = |e: io::Error| format!("cannot read {}: {e}", path.display());
     let file = match File::open(path) {
         Ok(file) => file,
@@ -297,12 +274,7 @@ fn read(path: &Path) -> Result<Option<Config>, String> {
         .map_err(unreadable)?
         .ok_or_else(|| format!("{} is larger than {LARGEST_FILE} bytes", path.display()))?;
     // Podman makes an empty file before it writes the first credentials.
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
-    }
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| format!("{} is not a valid configuration: {e}", path.display()))
+    Ok((!bytes.iter().all(u8::is_ascii_whitespace)).then_some(bytes))
 }
 
 #[cfg(test)]
@@ -323,7 +295,13 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let paths = vec![directory.path().join("missing.json"), file];
         let helper_path = path.map(|path| path.as_os_str().to_owned());
-        AuthFiles { paths, helper_path }.find(&reference.parse().unwrap())
+        let reference: crate::oci::Reference = reference.parse().unwrap();
+        let files = AuthFiles {
+            paths,
+            helper_path,
+            ..AuthFiles::default()
+        };
+        files.find(&reference.registry_name(), &reference.name())
     }
 
     fn user(name: &str) -> Option<Credentials> {

@@ -5,9 +5,10 @@
 //! distribution-spec 1.1, "Pulling blobs"; RFC 9110, "Range Requests"
 
 use std::io::{self, Read};
+use std::time::Instant;
 
 use super::client::Repository;
-use super::transport::Request;
+use super::message::Request;
 use super::url::Url;
 use super::{BlobReader, Error, Settings};
 use crate::cause::chain;
@@ -66,7 +67,7 @@ impl Repository {
         let headers = [("range", format!("bytes={offset}-"))];
         let headers = if offset > 0 { &headers[..] } else { &[] };
         let response = if own {
-            self.send(url, headers)?
+            self.send(&Request::get(url, headers))?
         } else {
             let registry = self.base()?;
             self.transport().send(&Request {
@@ -146,6 +147,8 @@ struct Body {
     inner: Option<Box<dyn Read + Send>>,
     position: u64,
     failures: u32,
+    /// When the last byte came.
+    moved: Instant,
 }
 
 impl Body {
@@ -165,6 +168,7 @@ impl Body {
             inner: Some(inner),
             position,
             failures: 0,
+            moved: Instant::now(),
         }
     }
 
@@ -199,6 +203,7 @@ impl Body {
     /// Notes a failure; an error if there have been too many, or if it is one that would come again.
     fn lost(&mut self, error: io::Error) -> io::Result<()> {
         self.inner = None;
+        let error = self.repository.transport().explained(error);
         let is_final = error.get_ref().is_some_and(|inner| inner.is::<Error>());
         self.failures += 1;
         if is_final {
@@ -211,13 +216,15 @@ impl Body {
                 source: Box::new(error),
             }));
         }
-        log::debug!(
+        let what = format!(
             "lost {} at byte {}: {}",
             self.url,
             self.position,
             chain(&error)
         );
-        self.repository.transport().pause(self.failures, None);
+        let transport = self.repository.transport();
+        transport.tell_failure(what, self.failures, self.moved);
+        transport.pause(self.failures, None);
         Ok(())
     }
 }
@@ -261,6 +268,7 @@ impl Read for Body {
                 Ok(count) => {
                     self.position += count as u64;
                     self.failures = 0;
+                    self.moved = Instant::now();
                     return Ok(count);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),

@@ -11,33 +11,31 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
+use super::access::{Access, Scope};
 use super::closest::closest;
-use super::exact::read_limited;
-use super::token::{Authorization, Challenge, TokenRequest, unauthorized};
-use super::transport::{Request, Response, Transport};
+use super::document::{List, MOST_PAGES};
+use super::message::{Method, Request, Response};
+use super::token::Authorization;
+use super::transport::Transport;
 use super::url::Url;
-use super::{BlobReader, Credentials, Error, Fetched, ManifestName, Settings, Source};
+use super::{BlobReader, Error, Fetched, ManifestName, Settings, Source};
 use crate::cause::chain;
-use crate::oci::{DEFAULT_TAG, Descriptor, Digest, MAX_DOCUMENT_SIZE, MediaType, Reference};
+use crate::oci::{DEFAULT_TAG, Descriptor, Digest, MediaType, Reference, quoted};
 
-/// How many pages of tags are read; registries give some hundred tags on each.
-const MOST_PAGES: usize = 10_000;
-/// Of all pages together, in bytes.
-const LARGEST_LIST: u64 = 64 << 20;
 /// For a mere hint, fewer.
 const PAGES_FOR_HINT: usize = 5;
 
 /// The means to reach registries: connections, tokens and settings, shared by what uses them.
 #[derive(Debug, Clone)]
-pub struct Registry(Arc<Shared>);
+pub struct Registry(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
-    transport: Transport,
-    /// By registry and repository.
-    authorizations: Mutex<HashMap<String, Authorization>>,
+pub(super) struct Shared {
+    pub(super) transport: Transport,
+    /// By what is accessed, and what for.
+    pub(super) authorizations: Mutex<HashMap<String, Authorization>>,
     /// The addresses of registries that had to be found out, by host.
-    bases: Mutex<HashMap<String, Url>>,
+    pub(super) bases: Mutex<HashMap<String, Url>>,
 }
 
 impl Registry {
@@ -50,12 +48,22 @@ impl Registry {
         }))
     }
 
-    /// The repository that a reference names.
+    /// The repository that a reference names, to be read.
     pub fn repository(&self, reference: &Reference) -> Repository {
+        self.repository_for(reference, "pull")
+    }
+
+    /// The repository that a reference names, to be read and written.
+    pub fn writable(&self, reference: &Reference) -> Repository {
+        self.repository_for(reference, "pull,push")
+    }
+
+    fn repository_for(&self, reference: &Reference, actions: &str) -> Repository {
         Repository(Arc::new(Inner {
-            registry: self.clone(),
+            access: Access::new(self, reference.registry_name(), reference.name()),
+            scope: format!("repository:{}:{actions}", reference.repository()),
+            is_written: actions != "pull",
             reference: reference.clone(),
-            credentials: Mutex::new(None),
         }))
     }
 }
@@ -69,10 +77,11 @@ impl Registry {
 pub struct Repository(Arc<Inner>);
 
 struct Inner {
-    registry: Registry,
+    access: Access,
     reference: Reference,
-    /// What the auth files have; `None` until that was needed.
-    credentials: Mutex<Option<Option<Credentials>>>,
+    /// What tokens are asked for.
+    scope: String,
+    is_written: bool,
 }
 
 impl fmt::Debug for Repository {
@@ -101,37 +110,65 @@ impl Repository {
 
     fn tags_of(&self, pages: usize) -> Result<Vec<String>, Error> {
         let mut tags = Vec::new();
-        let mut size = 0;
-        let mut url = self.address("tags/list?n=1000")?;
-        for _ in 0..pages {
-            let (bytes, response) = self.document(&url, &[], &self.name())?;
-            size += bytes.len() as u64;
-            if size > LARGEST_LIST {
-                let what = format!("the list of tags of {}", self.name());
-                return Err(Error::TooLarge {
-                    what,
-                    limit: LARGEST_LIST,
-                });
-            }
-            let wrong = |why: String| Error::Protocol {
-                url: url.to_string(),
-                why,
-            };
-            let page: Tags = serde_json::from_slice(&bytes)
-                .map_err(|e| wrong(format!("the list of tags is invalid: {e}")))?;
-            tags.extend(page.tags.unwrap_or_default());
-            let Some(next) = response.link else { break };
-            let next = url
-                .join(&next)
-                .map_err(|why| wrong(format!("the next page is {why}")))?;
-            if !next.same_origin(&url) {
-                return Err(wrong(format!(
-                    "the next page of tags is at {next}, another server"
-                )));
-            }
-            url = next;
-        }
+        let first = self.address("tags/list?n=1000")?;
+        let list = List {
+            what: "the list of tags",
+            of: &self.name(),
+            pages,
+        };
+        self.0
+            .access
+            .pages(first, &list, self.scope(), &mut |page: Tags| {
+                tags.extend(page.tags.unwrap_or_default());
+            })?;
         Ok(tags)
+    }
+
+    /// Whether the blob is there.
+    ///
+    /// # Errors
+    /// Whatever reaching the registry can bring.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
+        let url = self.address(&format!("blobs/{digest}"))?;
+        let response = self.send(&Request::new(Method::Head, &url, &[]))?;
+        match response.status() {
+            404 => Ok(false),
+            _ => self
+                .check(response, &format!("blob {digest}"))
+                .map(|_| true),
+        }
+    }
+
+    /// The digest of a manifest or index as the registry tells it; `None` where there is none.
+    ///
+    /// # Errors
+    /// Whatever reaching the registry can bring; [`Error::Protocol`] if it does not tell the digest.
+    pub fn digest_of(&self, which: &ManifestName) -> Result<Option<Digest>, Error> {
+        let wanted = self.wanted(which)?;
+        let url = self.address(&format!("manifests/{}", name_of(&wanted)))?;
+        let headers = [("accept", accepted_documents())];
+        let response = self.send(&Request::new(Method::Head, &url, &headers))?;
+        let response = match response.status() {
+            404 => return Ok(None),
+            _ => self.check(response, &wanted.to_string())?,
+        };
+        match (content_digest(&response), wanted.digest()) {
+            (Some(digest), _) | (None, Some(digest)) => Ok(Some(digest)),
+            (None, None) => Err(Error::Protocol {
+                url: url.to_string(),
+                why: "does not tell the digest".to_owned(),
+            }),
+        }
+    }
+
+    /// What is meant in this repository, by tag or digest.
+    pub(super) fn wanted(&self, which: &ManifestName) -> Result<Reference, Error> {
+        let reference = &self.0.reference;
+        Ok(match which {
+            ManifestName::Digest(digest) => reference.with_digest(*digest),
+            ManifestName::Tag(tag) => reference.with_tag(tag)?,
+            ManifestName::Default => reference.with_tag(reference.tag().unwrap_or(DEFAULT_TAG))?,
+        })
     }
 
     /// Registry and repository, for messages.
@@ -139,62 +176,17 @@ impl Repository {
         self.0.reference.name()
     }
 
+    pub(super) fn reference(&self) -> &Reference {
+        &self.0.reference
+    }
+
     pub(super) fn transport(&self) -> &Transport {
-        &self.0.registry.0.transport
+        self.0.access.transport()
     }
 
     /// The address of the registry, `scheme://host/`.
     pub(super) fn base(&self) -> Result<Url, Error> {
-        let shared = &self.0.registry.0;
-        let host = self.0.reference.api_host();
-        if let Some(base) = shared.bases.lock().get(host) {
-            return Ok(base.clone());
-        }
-        let parse = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/")).map_err(|why| Error::Protocol {
-                url: host.to_owned(),
-                why: format!("the registry {why}"),
-            })
-        };
-        let (plain, tls) = (parse("http")?, parse("https")?);
-        let insecure = shared.transport.settings().insecure;
-        let candidates = match (tls.is_loopback(), insecure) {
-            (true, _) => [plain, tls],
-            (false, true) => [tls, plain],
-            (false, false) => return Ok(tls),
-        };
-        let base = self.first_that_answers(candidates)?;
-        shared.bases.lock().insert(host.to_owned(), base.clone());
-        Ok(base)
-    }
-
-    fn first_that_answers(&self, candidates: [Url; 2]) -> Result<Url, Error> {
-        let mut attempts = 0;
-        loop {
-            let mut first_error = None;
-            for base in &candidates {
-                let api = base.join("/v2/").map_err(|why| Error::Protocol {
-                    url: base.to_string(),
-                    why,
-                })?;
-                match self.transport().probe(&api) {
-                    Ok(true) => return Ok(base.clone()),
-                    Ok(false) => {}
-                    Err(e) => {
-                        log::debug!("{}", chain(&e));
-                        first_error.get_or_insert(e);
-                    }
-                }
-            }
-            attempts += 1;
-            if attempts >= 2 {
-                return Err(first_error.unwrap_or_else(|| Error::Protocol {
-                    url: candidates[0].to_string(),
-                    why: "answers neither HTTP nor HTTPS".to_owned(),
-                }));
-            }
-            self.transport().pause(attempts, None);
-        }
+        self.0.access.base()
     }
 
     /// The address of something in the repository.
@@ -207,175 +199,64 @@ impl Repository {
         })
     }
 
-    fn credentials(&self) -> Result<Option<Credentials>, Error> {
-        let mut known = self.0.credentials.lock();
-        if let Some(known) = &*known {
-            return Ok(known.clone());
-        }
-        let settings = self.transport().settings();
-        let found = match &settings.credentials {
-            Some(explicit) => Some(explicit.clone()),
-            None => settings.auth.find(&self.0.reference)?,
-        };
-        *known = Some(found.clone());
-        Ok(found)
-    }
-
     /// Sends a request to the registry, with the authorization that it asks for.
-    pub(super) fn send(
-        &self,
-        url: &Url,
-        headers: &[(&'static str, String)],
-    ) -> Result<Response, Error> {
-        let key = self.0.reference.name();
-        let authorizations = &self.0.registry.0.authorizations;
-        let mut fresh = false;
-        loop {
-            let known = authorizations
-                .lock()
-                .get(&key)
-                .filter(|it| !it.has_expired())
-                .cloned();
-            let authorization = known.as_ref().map(|it| it.header.as_str());
-            let response = self.transport().send(&Request {
-                authorization,
-                ..Request::get(url, headers)
-            })?;
-            if response.status() != 401 || response.elsewhere {
-                return Ok(response);
-            }
-            // A known token may have been revoked; a new one will not get better by asking again.
-            if fresh {
-                authorizations.lock().remove(&key);
-                let registry = self.0.reference.registry();
-                return Err(unauthorized(registry, self.credentials()?.as_ref()));
-            }
-            let authorization = self.authorize(url, &response)?;
-            authorizations.lock().insert(key.clone(), authorization);
-            fresh = true;
+    pub(super) fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
+        self.0.access.send(request, self.scope())
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        match self.0.is_written {
+            true => Scope::Exactly(&self.0.scope),
+            false => Scope::Usual(&self.0.scope),
         }
     }
 
-    /// Gets what a registry asks for that answered with status 401.
-    fn authorize(&self, url: &Url, response: &Response) -> Result<Authorization, Error> {
-        let registry = self.0.reference.registry();
-        let credentials = self.credentials()?;
-        match Challenge::from_headers(response.headers("www-authenticate")) {
-            Some(Challenge::Bearer {
-                realm,
-                service,
-                scope,
-            }) => {
-                let own_scope = format!("repository:{}:pull", self.0.reference.repository());
-                let token = TokenRequest {
-                    transport: self.transport(),
-                    registry: url,
-                    realm: &realm,
-                    service: service.as_deref(),
-                    scope: scope.as_deref().unwrap_or(&own_scope),
-                    credentials: credentials.as_ref(),
-                };
-                token.send()
-            }
-            Some(Challenge::Basic) => match &credentials {
-                Some(Credentials::Basic { username, password }) => {
-                    Ok(Authorization::basic(username, password))
-                }
-                other => Err(unauthorized(registry, other.as_ref())),
-            },
-            None => Err(Error::Protocol {
-                url: url.to_string(),
-                why: "asks for an authentication that is not supported".to_owned(),
-            }),
-        }
+    /// As [`Repository::send`], for what takes content of another repository.
+    pub(super) fn send_reading(
+        &self,
+        request: &Request<'_>,
+        other: &str,
+    ) -> Result<Response, Error> {
+        let scope = format!("{} repository:{other}:pull", self.0.scope);
+        self.0.access.send(request, Scope::Exactly(&scope))
     }
 
     /// Turns an error status into an error about `what`.
     pub(super) fn check(&self, response: Response, what: &str) -> Result<Response, Error> {
-        let url = response.url.to_string();
-        let registry = self.0.reference.registry().to_owned();
-        match response.status() {
-            200..=299 => Ok(response),
-            403 if !response.elsewhere => Err(Error::Denied {
-                registry,
-                detail: response.into_detail(),
-            }),
-            404 => Err(Error::NotFound {
-                reference: what.to_owned(),
-                closest: Vec::new(),
-            }),
-            status => Err(Error::Server {
-                url,
-                status,
-                detail: response.into_detail(),
-            }),
-        }
-    }
-
-    /// Reads a document of at most 4 MiB, again if the connection is lost.
-    fn document(
-        &self,
-        url: &Url,
-        headers: &[(&'static str, String)],
-        what: &str,
-    ) -> Result<(Vec<u8>, DocumentHeaders), Error> {
-        let mut failures = 0;
-        loop {
-            let response = self.check(self.send(url, headers)?, what)?;
-            let kept = DocumentHeaders::of(&response);
-            match read_limited(response.into_body(), MAX_DOCUMENT_SIZE) {
-                Ok(Some(bytes)) => return Ok((bytes, kept)),
-                Ok(None) => {
-                    return Err(Error::TooLarge {
-                        what: url.to_string(),
-                        limit: MAX_DOCUMENT_SIZE,
-                    });
-                }
-                Err(e) => {
-                    failures += 1;
-                    if failures >= self.transport().settings().attempts {
-                        return Err(Error::Network {
-                            url: url.to_string(),
-                            source: Box::new(e),
-                        });
-                    }
-                    log::debug!("lost {url}: {e}");
-                    self.transport().pause(failures, None);
-                }
-            }
-        }
+        self.0.access.check(response, what)
     }
 }
 
-/// What is of interest in the headers of a document.
-struct DocumentHeaders {
-    content_type: Option<String>,
-    digest: Option<String>,
-    /// The target of the link to the next page.
-    link: Option<String>,
-}
-
-impl DocumentHeaders {
-    fn of(response: &Response) -> Self {
-        let text = |name: &str| response.header(name).map(str::to_owned);
-        Self {
-            content_type: text("content-type"),
-            digest: text("docker-content-digest"),
-            link: response
-                .headers("link")
-                .find_map(next_link)
-                .map(str::to_owned),
-        }
+/// The tag or digest of a reference, as it stands in addresses.
+pub(super) fn name_of(reference: &Reference) -> String {
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or(DEFAULT_TAG).to_owned(),
     }
 }
 
-/// The target of `<target>; rel="next"`.
-fn next_link(header: &str) -> Option<&str> {
-    header.split(',').find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-        let is_next = |parameter: &str| matches!(parameter.trim(), r#"rel="next""# | "rel=next");
-        parameters.split(';').any(is_next).then_some(target)
-    })
+/// The `Accept` header of requests for manifests and indexes.
+pub(super) fn accepted_documents() -> String {
+    let accepted = [
+        MediaType::OciIndex,
+        MediaType::DockerManifestList,
+        MediaType::OciManifest,
+        MediaType::DockerManifest,
+    ];
+    let accepted: Vec<&str> = accepted.iter().map(MediaType::as_str).collect();
+    accepted.join(", ")
+}
+
+/// What the registry says that the digest of its content is.
+pub(super) fn content_digest(response: &Response) -> Option<Digest> {
+    let header = response.header("docker-content-digest")?;
+    match header.trim().parse() {
+        Ok(digest) => Some(digest),
+        Err(error) => {
+            log::debug!("{}: a digest {}: {error}", response.url, quoted(header));
+            None
+        }
+    }
 }
 
 impl Source for Repository {
@@ -384,26 +265,13 @@ impl Source for Repository {
     }
 
     fn manifest(&self, which: &ManifestName) -> Result<Fetched, Error> {
-        let reference = &self.0.reference;
-        let wanted = match which {
-            ManifestName::Digest(digest) => reference.with_digest(*digest),
-            ManifestName::Tag(tag) => reference.with_tag(tag)?,
-            ManifestName::Default => reference.with_tag(reference.tag().unwrap_or(DEFAULT_TAG))?,
-        };
-        let name = match (wanted.digest(), wanted.tag()) {
-            (Some(digest), _) => digest.to_string(),
-            (None, tag) => tag.unwrap_or(DEFAULT_TAG).to_owned(),
-        };
-        let accepted = [
-            MediaType::OciIndex,
-            MediaType::DockerManifestList,
-            MediaType::OciManifest,
-            MediaType::DockerManifest,
-        ];
-        let accepted: Vec<&str> = accepted.iter().map(MediaType::as_str).collect();
+        let wanted = self.wanted(which)?;
+        let name = name_of(&wanted);
         let url = self.address(&format!("manifests/{name}"))?;
-        let headers = [("accept", accepted.join(", "))];
-        let (bytes, headers) = match self.document(&url, &headers, &wanted.to_string()) {
+        let headers = [("accept", accepted_documents())];
+        let asked = wanted.to_string();
+        let document = self.0.access.document(&url, &headers, &asked, self.scope());
+        let (bytes, headers) = match document {
             Err(Error::NotFound { reference, .. }) if wanted.digest().is_none() => {
                 let tags = match self.tags_of(PAGES_FOR_HINT) {
                     Ok(tags) => tags,
@@ -440,25 +308,5 @@ impl Source for Repository {
 
     fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader, Error> {
         self.open_blob(descriptor, offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links() {
-        for (header, expected) in [
-            (
-                r#"</v2/x/tags/list?last=b&n=2>; rel="next""#,
-                Some("/v2/x/tags/list?last=b&n=2"),
-            ),
-            (r#"<a>; rel="prev", <b>; x=y; rel=next"#, Some("b")),
-            (r#"<a>; rel="prev""#, None),
-            ("rubbish", None),
-        ] {
-            assert_eq!(next_link(header), expected, "{header}");
-        }
     }
 }

@@ -44,6 +44,16 @@ pub enum Error {
         /// What the registry says; may be empty.
         detail: String,
     },
+    /// The registry does not take what it is given.
+    #[error("{registry} does not take it: {why}{}", detail_text(.detail))]
+    Refused {
+        /// The registry's host.
+        registry: String,
+        /// What its answer means.
+        why: String,
+        /// What the registry says; may be empty.
+        detail: String,
+    },
     /// The registry has answered too many requests.
     #[error("{registry} refuses further requests for now{}", wait_text(*.retry_after))]
     RateLimited {

@@ -1,4 +1,5 @@
-//! Where images come from: registries, OCI layouts and archives, behind one trait.
+//! Where images come from: registries, OCI layouts and archives, behind one trait; and registries as
+//! where they go to.
 //!
 //! It exists so that pulling is written once. A source hands out documents and blobs by name; it
 //! knows nothing of layers, stores or mounts.
@@ -17,30 +18,49 @@
 
 mod archive;
 mod auth;
+mod auth_store;
 mod closest;
 mod docker_archive;
+#[cfg(feature = "registry")]
+mod document;
 mod error;
 mod exact;
+mod helper;
 mod layout;
 mod location;
 mod saved;
 
 #[cfg(feature = "registry")]
+mod access;
+#[cfg(feature = "registry")]
 mod agent;
 #[cfg(feature = "registry")]
 mod blob;
 #[cfg(feature = "registry")]
+mod certificates;
+#[cfg(feature = "registry")]
 mod client;
 #[cfg(feature = "registry")]
+mod login;
+#[cfg(feature = "registry")]
+mod message;
+#[cfg(feature = "registry")]
 mod mirrors;
+#[cfg(feature = "registry")]
+mod search;
 #[cfg(feature = "registry")]
 mod token;
 #[cfg(feature = "registry")]
 mod transport;
 #[cfg(feature = "registry")]
+mod upload;
+#[cfg(feature = "registry")]
 mod url;
 
 pub use auth::{AuthFiles, Credentials};
+pub use auth_store::Keeper;
+#[cfg(feature = "registry")]
+pub use certificates::CertificateFiles;
 #[cfg(feature = "registry")]
 pub use client::{Registry, Repository};
 pub use closest::closest;
@@ -51,6 +71,10 @@ pub use location::Location;
 #[cfg(feature = "registry")]
 pub use mirrors::{MirrorFiles, Mirrored};
 pub use saved::{SavedImage, SavedImages};
+#[cfg(feature = "registry")]
+pub use search::Hit;
+#[cfg(feature = "registry")]
+pub use upload::{BlobSource, Upload};
 
 use std::fmt;
 use std::io::Read;
@@ -198,6 +222,9 @@ pub struct Settings {
     pub ca_files: Vec<PathBuf>,
     /// Certificate authorities to trust besides these, PEM; here a missing file is an error.
     pub extra_ca_file: Option<PathBuf>,
+    /// Certificates for single registries.
+    #[cfg(feature = "registry")]
+    pub certificates: CertificateFiles,
     /// The proxies to use.
     pub proxy: Proxies,
     /// Where credentials are looked for.
@@ -229,15 +256,17 @@ impl Default for Settings {
                 PathBuf::from("/etc/ssl/cert.pem"),
             ],
             extra_ca_file: None,
+            #[cfg(feature = "registry")]
+            certificates: CertificateFiles::default(),
             proxy: Proxies::default(),
             auth: AuthFiles::default(),
             credentials: None,
             #[cfg(feature = "registry")]
             mirrors: MirrorFiles::default(),
             connect_timeout: Duration::from_secs(15),
-            stall_timeout: Duration::from_secs(60),
-            attempts: 8,
-            back_off: Duration::from_millis(500),
+            stall_timeout: Duration::from_secs(30),
+            attempts: 5,
+            back_off: Duration::from_secs(1),
             longest_wait: Duration::from_secs(120),
         }
     }
@@ -262,5 +291,18 @@ impl fmt::Debug for Proxies {
             .field("https", &self.https.is_some())
             .field("no_proxy", &self.no_proxy)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_nobody_waits_for_minutes_on_end() {
+        let settings = Settings::default();
+        let pauses = settings.back_off * (1 << (settings.attempts - 1));
+        let worst = settings.stall_timeout * settings.attempts + pauses;
+        assert!(worst <= Duration::from_secs(180), "{worst:?}");
     }
 }

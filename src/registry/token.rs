@@ -12,7 +12,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::exact::read_limited;
-use super::transport::{Request, Response, Transport};
+use super::message::{Content, Method, Request, Response};
+use super::transport::Transport;
 use super::url::{Url, form};
 use super::{Credentials, Error};
 use crate::oci::quoted;
@@ -80,6 +81,8 @@ impl Challenge {
 #[derive(Clone)]
 pub(super) struct Authorization {
     pub(super) header: String,
+    /// What serves in the place of name and password from now on, if the token server has given that.
+    pub(super) identity: Option<String>,
     expires: Option<Instant>,
 }
 
@@ -98,6 +101,7 @@ impl Authorization {
         let pair = BASE64_STANDARD.encode(format!("{username}:{password}"));
         Self {
             header: format!("Basic {pair}"),
+            identity: None,
             expires: None,
         }
     }
@@ -117,6 +121,8 @@ struct Answer {
     access_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
+    #[serde(default)]
+    refresh_token: Option<String>,
 }
 
 /// Gets a token from the server that a challenge names.
@@ -128,6 +134,8 @@ pub(super) struct TokenRequest<'a> {
     pub(super) service: Option<&'a str>,
     /// One or several, separated by spaces.
     pub(super) scope: &'a str,
+    /// Whether a token is wanted that can be kept.
+    pub(super) is_login: bool,
     pub(super) credentials: Option<&'a Credentials>,
 }
 
@@ -169,6 +177,7 @@ impl TokenRequest<'_> {
         pairs.extend(self.scope.split_whitespace().map(|scope| ("scope", scope)));
         pairs.push(("client_id", CLIENT_ID));
         pairs.extend(user.map(|(username, _)| ("account", username)));
+        pairs.extend(self.is_login.then_some(("offline_token", "true")));
         let url = realm
             .with_query(&form(&pairs))
             .map_err(|why| Error::Protocol {
@@ -193,9 +202,9 @@ impl TokenRequest<'_> {
             ("client_id", CLIENT_ID),
         ]);
         self.transport.send(&Request {
-            form: Some(&form),
+            content: Content::Form(&form),
             named_by: Some(self.registry),
-            ..Request::get(realm, &[])
+            ..Request::new(Method::Post, realm, &[])
         })
     }
 
@@ -243,6 +252,9 @@ impl TokenRequest<'_> {
             .clamp(DEFAULT_LIFETIME, 86_400);
         Ok(Authorization {
             header: format!("Bearer {token}"),
+            identity: answer
+                .refresh_token
+                .filter(|token| self.is_login && !token.is_empty()),
             expires: Some(Instant::now() + Duration::from_secs(lifetime - MARGIN)),
         })
     }

@@ -6,135 +6,32 @@
 //! * What is protected by TLS stays so: no redirect leads out of it, unless the user allowed that.
 //! * Every wait is bounded: for a connection, for the next byte, between attempts.
 
-use std::io::Read;
+use std::fmt;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ureq::Body;
+use parking_lot::Mutex;
 use ureq::http::{Request as HttpRequest, Response as HttpResponse};
+use ureq::{AsSendBody, Body, SendBody, Timeout};
 
 use super::agent::Agents;
-use super::exact::read_limited;
+use super::message::{Content, Method, Request, Response};
 use super::url::Url;
 use super::{Error, Settings};
+use crate::cause::chain;
 
 const MOST_REDIRECTS: usize = 10;
 /// The longest pause between two attempts that no server asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often a registry is tried that has never answered: it may just not exist.
 const FIRST_CONTACT_ATTEMPTS: u32 = 2;
-/// How much of an error's body is read.
-const LARGEST_DETAIL: u64 = 64 << 10;
-
-/// A GET request, or a POST of a form.
-#[derive(Debug, Clone)]
-pub(super) struct Request<'a> {
-    pub(super) url: &'a Url,
-    pub(super) headers: &'a [(&'static str, String)],
-    /// The `Authorization` header.
-    pub(super) authorization: Option<&'a str>,
-    /// The form to post.
-    pub(super) form: Option<&'a str>,
-    /// The registry that named this address, if it is not the registry's own: all addresses on the way
-    /// must then be fit for that.
-    pub(super) named_by: Option<&'a Url>,
-}
-
-impl<'a> Request<'a> {
-    /// A plain GET.
-    pub(super) fn get(url: &'a Url, headers: &'a [(&'static str, String)]) -> Self {
-        Self {
-            url,
-            headers,
-            authorization: None,
-            form: None,
-            named_by: None,
-        }
-    }
-}
-
-/// The answer to a request, after redirects.
-#[derive(Debug)]
-pub(super) struct Response {
-    /// Who answered in the end.
-    pub(super) url: Url,
-    /// Whether the request ended at another origin than it started from.
-    pub(super) elsewhere: bool,
-    inner: HttpResponse<Body>,
-}
-
-impl Response {
-    pub(super) fn status(&self) -> u16 {
-        self.inner.status().as_u16()
-    }
-
-    /// The first header of this name, if it is text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers(name).next()
-    }
-
-    /// All headers of this name that are text.
-    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.inner
-            .headers()
-            .get_all(name)
-            .iter()
-            .flat_map(|value| value.to_str())
-    }
-
-    pub(super) fn into_body(self) -> Box<dyn Read + Send> {
-        Box::new(self.inner.into_body().into_reader())
-    }
-
-    /// What the server says about its error, in one bounded line.
-    pub(super) fn into_detail(self) -> String {
-        match read_limited(self.into_body(), LARGEST_DETAIL) {
-            Ok(Some(bytes)) => detail(&bytes),
-            Ok(None) => String::new(),
-            Err(e) => {
-                log::debug!("cannot read what the server says about its error: {e}");
-                String::new()
-            }
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        // The other form of this header, a date, would need the server's idea of the time.
-        match self.header("retry-after")?.trim().parse() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => None,
-        }
-    }
-}
-
-/// The messages in a body of the distribution specification's form; anything else says nothing.
-fn detail(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Errors {
-        errors: Vec<OneError>,
-    }
-    #[derive(serde::Deserialize)]
-    struct OneError {
-        #[serde(default)]
-        code: Option<String>,
-        #[serde(default)]
-        message: Option<String>,
-    }
-    let Ok(Errors { errors }) = serde_json::from_slice(body) else {
-        return String::new();
-    };
-    let texts: Vec<String> = errors
-        .into_iter()
-        .take(3)
-        .filter_map(|error| error.message.filter(|text| !text.is_empty()).or(error.code))
-        .collect();
-    texts
-        .join(", ")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect()
-}
+/// A first failure that came sooner than this, and may well be the last one, is not worth a word.
+const QUICK: Duration = Duration::from_secs(2);
+/// Several layers that lose one server tell of it once in this time.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(1);
+/// Content of this size is sent only when the server has agreed to take it.
+const WORTH_ASKING: u64 = 1 << 20;
 
 /// Why one attempt failed.
 enum Failure {
@@ -151,7 +48,14 @@ pub(super) struct Transport {
     agents: Agents,
     /// Whether any server has ever answered.
     reached: AtomicBool,
+    /// When a failure that is not the last word was last told of.
+    warned: Mutex<Option<Instant>>,
 }
+
+/// A server that is connected to and says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer for {} seconds", .0.as_secs())]
+struct Stalled(Duration);
 
 impl Transport {
     pub(super) fn new(settings: Settings) -> Self {
@@ -159,6 +63,7 @@ impl Transport {
             settings,
             agents: Agents::default(),
             reached: AtomicBool::new(false),
+            warned: Mutex::new(None),
         }
     }
 
@@ -175,10 +80,12 @@ impl Transport {
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
         let mut failures = 0;
         loop {
+            let begun = Instant::now();
             let outcome = self.attempt(request);
             failures += 1;
             match outcome {
                 Ok(response) if !is_transient(response.status()) => return Ok(response),
+                Ok(response) if request.once && response.status() != 429 => return Ok(response),
                 Ok(response) => {
                     let asked = response.retry_after();
                     if failures >= self.settings.attempts
@@ -200,7 +107,10 @@ impl Transport {
                             "{host} has answered too many requests; waiting {} seconds, as it asks",
                             wait.as_secs()
                         ),
-                        _ => log::debug!("{} answered with status {status}", response.url),
+                        _ => {
+                            let what = format!("{} answered with status {status}", response.url);
+                            self.tell_failure(what, failures, begun);
+                        }
                     }
                     drop(response);
                     self.pause(failures, asked);
@@ -213,10 +123,11 @@ impl Transport {
                     } else {
                         FIRST_CONTACT_ATTEMPTS
                     };
-                    if failures >= self.settings.attempts.min(attempts) {
+                    let attempts = self.settings.attempts.min(attempts);
+                    if failures >= attempts || request.once {
                         return Err(error);
                     }
-                    log::debug!("attempt {failures}: {}", crate::cause::chain(&error));
+                    self.tell_again(chain(&error), failures, attempts, begun);
                     self.pause(failures, None);
                 }
             }
@@ -236,6 +147,17 @@ impl Transport {
         }
     }
 
+    /// The error of a body that ends too early, in words for people.
+    pub(super) fn explained(&self, error: std::io::Error) -> std::io::Error {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(ureq::Error::Timeout(_)) => {
+                let stalled = Stalled(self.settings.stall_timeout);
+                std::io::Error::new(ErrorKind::TimedOut, stalled)
+            }
+            _ => error,
+        }
+    }
+
     /// Waits before the next attempt, longer after each failure, as long as the server asks if it does.
     pub(super) fn pause(&self, failures: u32, asked: Option<Duration>) {
         let doubled = self
@@ -250,6 +172,32 @@ impl Transport {
         }));
     }
 
+    /// Says that something has failed that was begun then, and is tried again.
+    pub(super) fn tell_failure(&self, what: impl fmt::Display, failures: u32, begun: Instant) {
+        self.tell_again(what, failures, self.settings.attempts, begun);
+    }
+
+    /// As [`Transport::tell_failure`], where so many attempts are made.
+    pub(super) fn tell_again(
+        &self,
+        what: impl fmt::Display,
+        failures: u32,
+        attempts: u32,
+        begun: Instant,
+    ) {
+        let next = failures + 1;
+        let text = format!("{what}; trying again (attempt {next} of {attempts})");
+        let mut warned = self.warned.lock();
+        if failures == 1 && begun.elapsed() < QUICK
+            || warned.is_some_and(|last| last.elapsed() < BETWEEN_WARNINGS)
+        {
+            log::debug!("{text}");
+            return;
+        }
+        *warned = Some(Instant::now());
+        log::warn!("{text}");
+    }
+
     /// One attempt, following redirects.
     fn attempt(&self, request: &Request<'_>) -> Result<Response, Failure> {
         let mut url = request.url.clone();
@@ -262,7 +210,11 @@ impl Transport {
             }
             let inner = self.exchange(&url, request, authorization)?;
             let location = match inner.status().as_u16() {
-                301 | 302 | 303 | 307 | 308 if request.form.is_none() => {
+                301..=303 if matches!(request.method, Method::Get | Method::Head) => {
+                    inner.headers().get("location")
+                }
+                // These two want the same request elsewhere. A form holds secrets.
+                307 | 308 if !matches!(request.content, Content::Form(_)) => {
                     inner.headers().get("location")
                 }
                 _ => None,
@@ -320,26 +272,40 @@ impl Transport {
         if let Some(authorization) = authorization {
             builder = builder.header("authorization", authorization);
         }
-        log::debug!(
-            "{} {url}",
-            if request.form.is_some() {
-                "post"
-            } else {
-                "get"
+        let method = request.method.as_str();
+        log::info!("{method} {url}");
+        let mut builder = builder.method(method);
+        let (mut nothing, mut bytes, mut stream): ((), &[u8], _);
+        let body = match request.content {
+            Content::Nothing if matches!(request.method, Method::Get | Method::Head) => {
+                nothing = ();
+                nothing.as_body()
             }
-        );
-        let result = match request.form {
-            Some(form) => builder
-                .method("POST")
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(form)
-                .map_err(ureq::Error::from)
-                .and_then(|request| agent.run(request)),
-            None => builder
-                .body(())
-                .map_err(ureq::Error::from)
-                .and_then(|request| agent.run(request)),
+            Content::Part(part) => {
+                builder = builder.header("content-length", part.length);
+                if part.length >= WORTH_ASKING {
+                    builder = builder.header("expect", "100-continue");
+                }
+                stream = part.reader();
+                SendBody::from_reader(&mut stream)
+            }
+            content => {
+                bytes = match content {
+                    Content::Form(form) => {
+                        let kind = "application/x-www-form-urlencoded";
+                        builder = builder.header("content-type", kind);
+                        form.as_bytes()
+                    }
+                    Content::Bytes(bytes) => bytes,
+                    _ => &[],
+                };
+                bytes.as_body()
+            }
         };
+        let result = builder
+            .body(body)
+            .map_err(ureq::Error::from)
+            .and_then(|request| agent.run(request));
         match result {
             Ok(response) => {
                 self.reached.store(true, Ordering::Relaxed);
@@ -347,17 +313,34 @@ impl Transport {
             }
             Err(error) => {
                 let transient = may_pass(&error);
-                let error = Error::Network {
-                    url: url.to_string(),
-                    source: Box::new(error),
+                let source: Box<dyn std::error::Error + Send + Sync> = match error {
+                    ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
+                        Box::new(Stalled(self.settings.stall_timeout))
+                    }
+                    error => Box::new(error),
                 };
-                Err(if transient {
-                    Failure::Transient(error)
-                } else {
-                    Failure::Final(error)
+                let url = url.to_string();
+                let error = Error::Network { url, source };
+                Err(match transient {
+                    true => Failure::Transient(error),
+                    false => Failure::Final(error),
                 })
             }
         }
+    }
+}
+
+/// Whether a server was reached and said nothing.
+pub(super) fn is_stall(error: &Error) -> bool {
+    matches!(error, Error::Network { source, .. } if source.is::<Stalled>())
+}
+
+/// Whether another attempt may have a better end than this one.
+pub(super) fn may_pass_away(error: &Error) -> bool {
+    match error {
+        Error::Network { source, .. } => source.downcast_ref().is_none_or(may_pass),
+        Error::Server { status, .. } => is_transient(*status),
+        _ => false,
     }
 }
 
@@ -370,10 +353,7 @@ fn is_transient(status: u16) -> bool {
 fn may_pass(error: &ureq::Error) -> bool {
     match error {
         // Certificates that are not accepted come as invalid data.
-        ureq::Error::Io(e) => !matches!(
-            e.kind(),
-            std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput
-        ),
+        ureq::Error::Io(e) => !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput),
         ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed
         | ureq::Error::HostNotFound
@@ -386,26 +366,4 @@ fn may_pass(error: &ureq::Error) -> bool {
 fn random_fraction() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     f64::from(RandomState::new().hash_one(()) as u32) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn details_of_errors() {
-        for (body, expected) in [
-            (
-                r#"{"errors":[{"code":"DENIED","message":"no\u001b[2J way"}]}"#,
-                "no[2J way",
-            ),
-            (
-                r#"{"errors":[{"code":"DENIED"},{"message":"x"}]}"#,
-                "DENIED, x",
-            ),
-            ("<html>", ""),
-        ] {
-            assert_eq!(detail(body.as_bytes()), expected);
-        }
-    }
 }

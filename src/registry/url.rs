@@ -37,22 +37,19 @@ impl Url {
     pub(super) fn join(&self, reference: &str) -> Result<Self, String> {
         let lower = reference.get(..8).unwrap_or(reference).to_ascii_lowercase();
         let scheme = if self.is_https() { "https" } else { "http" };
-        let authority = self
-            .0
-            .authority()
-            .map_or("", |authority| authority.as_str());
+        let origin = self.origin();
         let path = self.0.path();
         if lower.starts_with("http://") || lower.starts_with("https://") {
             Self::parse(reference)
         } else if reference.starts_with("//") {
             Self::parse(&format!("{scheme}:{reference}"))
         } else if reference.starts_with('/') {
-            Self::parse(&format!("{scheme}://{authority}{reference}"))
+            Self::parse(&format!("{origin}{reference}"))
         } else if reference.starts_with('?') {
-            Self::parse(&format!("{scheme}://{authority}{path}{reference}"))
+            Self::parse(&format!("{origin}{path}{reference}"))
         } else {
             let directory = path.rfind('/').map_or("/", |end| &path[..=end]);
-            Self::parse(&format!("{scheme}://{authority}{directory}{reference}"))
+            Self::parse(&format!("{origin}{directory}{reference}"))
         }
     }
 
@@ -60,6 +57,16 @@ impl Url {
     pub(super) fn with_query(&self, query: &str) -> Result<Self, String> {
         let separator = if self.0.query().is_some() { '&' } else { '?' };
         Self::parse(&format!("{}{separator}{query}", self.0))
+    }
+
+    /// `scheme://host[:port]`.
+    pub(super) fn origin(&self) -> String {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        let authority = self
+            .0
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        format!("{scheme}://{authority}")
     }
 
     /// What the HTTP client takes.
@@ -126,12 +133,7 @@ impl Url {
 impl fmt::Display for Url {
     /// Without the query, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_https() { "https" } else { "http" };
-        let authority = self
-            .0
-            .authority()
-            .map_or("", |authority| authority.as_str());
-        write!(f, "{scheme}://{authority}{}", self.0.path())
+        write!(f, "{}{}", self.origin(), self.0.path())
     }
 }
 

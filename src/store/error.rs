@@ -17,6 +17,9 @@ pub enum Error {
     /// What should hold the store is a file.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
+    /// A store was to be made where something else is.
+    #[error("{} is not empty, and no store", .0.display())]
+    NotEmpty(PathBuf),
     /// A store of another version.
     #[error("the store at {} has version {found}, which this program does not know", root.display())]
     Version {

@@ -1,7 +1,7 @@
 //! Finds and removes what nothing refers to: mark from the images and live leases, sweep the rest.
 //!
 //! # Invariants
-//! * Marking that fails sweeps nothing: what cannot be read may refer to anything.
+//! * Marking that fails sweeps nothing: what cannot be read, or is lost, may have referred to anything.
 //! * An object leaves its place by one rename into `trash/`, under the store's lock; deleting it
 //!   takes its time afterwards, and a crash leaves it in `trash/` for the next sweep.
 
@@ -46,6 +46,24 @@ pub struct Object {
     pub kind: ObjectKind,
     /// Blob digest, diffID or chainID.
     pub digest: Digest,
+}
+
+/// What is known of a digest that something refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It is the manifest or index of an image, so that what it needs cannot be told without it.
+    Needed,
+    /// It may be any blob, may not have come yet, or belong to a platform that nobody pulled.
+    Perhaps,
+}
+
+impl Known {
+    fn must_be_there(self, what: &'static str, digest: Digest) -> Result<()> {
+        match self {
+            Known::Needed => Err(Error::Missing { what, digest }),
+            Known::Perhaps => Ok(()),
+        }
+    }
 }
 
 /// What a sweep removed.
@@ -159,15 +177,15 @@ impl Store {
             if gone.contains(&image) {
                 continue;
             }
-            self.mark_document(&mut live, image.descriptor.digest, true)?;
+            self.mark_document(&mut live, image.descriptor.digest, Known::Needed)?;
         }
         for (_, container) in self.containers()? {
             for digest in [container.image_digest, container.manifest_digest] {
-                self.mark_document(&mut live, digest, true)?;
+                self.mark_document(&mut live, digest, Known::Needed)?;
             }
         }
         for snapshot in self.snapshot_images()? {
-            self.mark_document(&mut live, snapshot.manifest_digest, true)?;
+            self.mark_document(&mut live, snapshot.manifest_digest, Known::Needed)?;
         }
         for lease in leases {
             self.mark_lease(&mut live, lease)?;
@@ -180,7 +198,7 @@ impl Store {
             for kind in [ObjectKind::Layer, ObjectKind::Chain] {
                 live.insert(Object { kind, digest });
             }
-            self.mark_document(live, digest, false)?;
+            self.mark_document(live, digest, Known::Perhaps)?;
         }
         Ok(())
     }
@@ -190,7 +208,7 @@ impl Store {
         &self,
         live: &mut HashSet<Object>,
         digest: Digest,
-        must_be_document: bool,
+        known: Known,
     ) -> Result<()> {
         live.insert(Object {
             kind: ObjectKind::Blob,
@@ -199,33 +217,37 @@ impl Store {
         let path = self.blob_path(&digest);
         let size = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return known.must_be_there("manifest", digest);
+            }
             Err(error) => return Err(Error::io(error, "reading", &path)),
         };
-        if !must_be_document && size > crate::oci::MAX_DOCUMENT_SIZE {
+        if known == Known::Perhaps && size > crate::oci::MAX_DOCUMENT_SIZE {
             return Ok(());
         }
-        match (
-            Document::parse(&self.read_blob(&digest)?, None),
-            must_be_document,
-        ) {
-            (Ok(Document::Manifest(manifest)), _) => self.mark_manifest(live, &manifest),
+        match (Document::parse(&self.read_blob(&digest)?, None), known) {
+            (Ok(Document::Manifest(manifest)), _) => self.mark_manifest(live, &manifest, known),
             (Ok(Document::Index(index)), _) => {
                 for entry in &index.manifests {
-                    self.mark_document(live, entry.digest, false)?;
+                    self.mark_document(live, entry.digest, Known::Perhaps)?;
                 }
                 Ok(())
             }
-            (Err(source), true) => Err(Error::Document {
+            (Err(source), Known::Needed) => Err(Error::Document {
                 what: "manifest",
                 digest,
                 source,
             }),
-            (Err(_), false) => Ok(()),
+            (Err(_), Known::Perhaps) => Ok(()),
         }
     }
 
-    fn mark_manifest(&self, live: &mut HashSet<Object>, manifest: &Manifest) -> Result<()> {
+    fn mark_manifest(
+        &self,
+        live: &mut HashSet<Object>,
+        manifest: &Manifest,
+        known: Known,
+    ) -> Result<()> {
         for blob in manifest.layers.iter().chain([&manifest.config]) {
             live.insert(Object {
                 kind: ObjectKind::Blob,
@@ -233,8 +255,11 @@ impl Store {
             });
         }
         let config = manifest.config.digest;
-        if !manifest.config.media_type.is_config() || !self.has_blob(&config) {
+        if !manifest.config.media_type.is_config() {
             return Ok(());
+        }
+        if !self.has_blob(&config) {
+            return known.must_be_there("image configuration", config);
         }
         let parsed = ImageConfig::parse(&self.read_blob(&config)?);
         let parsed = parsed.map_err(|source| Error::Document {

@@ -100,17 +100,21 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`] names the path that could not be made or read, [`Error::Version`] a store of
-    /// another version.
+    /// another version, [`Error::NotEmpty`] a directory of something else.
     pub fn create(root: &Path) -> Result<Store> {
         if std::fs::metadata(root).is_ok_and(|found| !found.is_dir()) {
             return Err(Error::NotADirectory(root.to_owned()));
+        }
+        if !has_layers(root) && !is_empty(root)? {
+            return Err(Error::NotEmpty(root.to_owned()));
         }
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         // Images hold files that only their owners may read, so the store is private.
         make.create(root)
             .map_err(|error| Error::io(error, "making the store", root))?;
-        let private = ["blobs/sha256", "layers/sha256", "chains/sha256"];
+        // That of layers comes first: by it a store is known that was made no further.
+        let private = ["layers/sha256", "blobs/sha256", "chains/sha256"];
         for name in private.into_iter().chain(["ingest", "leases", "trash"]) {
             let path = root.join(name);
             make.create(&path)
@@ -134,6 +138,12 @@ impl Store {
             store.keep_reserve()?;
         }
         Ok(store)
+    }
+
+    /// Whether [`Store::create`] would find or make a store at `root`, as far as what is there tells.
+    #[must_use]
+    pub fn may_be_made(root: &Path) -> bool {
+        has_layers(root) || is_empty(root).unwrap_or(false)
     }
 
     /// Opens the store at `root`.
@@ -282,6 +292,17 @@ impl Store {
 /// Whether this is a store, whatever became of the files that mark it.
 fn has_layers(root: &Path) -> bool {
     root.join("layers/sha256").is_dir()
+}
+
+/// Whether nothing is there, or no more than mkfs leaves.
+fn is_empty(root: &Path) -> Result<bool> {
+    match std::fs::read_dir(root) {
+        Ok(mut entries) => {
+            Ok(entries.all(|entry| entry.is_ok_and(|it| it.file_name() == "lost+found")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io(error, "opening", root)),
+    }
 }
 
 fn lock_at(root: &Path) -> Result<StoreLock> {

@@ -209,7 +209,7 @@ mod tests {
         let store = Store::create(directory.path()).unwrap();
         store.create_snapshots().unwrap();
         let layer = Descriptor::of(MediaType::from("application/x"), b"layer");
-        let config = Descriptor::of(MediaType::OciConfig, b"{}");
+        let config = Descriptor::of(MediaType::from("application/y"), b"{}");
         let manifest = serde_json::to_vec(&Manifest::new(config, vec![layer.clone()])).unwrap();
         let manifest_digest = Digest::of(&manifest);
         store.write_blob(&layer.digest, b"layer").unwrap();

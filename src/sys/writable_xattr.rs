@@ -9,7 +9,8 @@ use super::fault;
 use super::writable::At;
 
 impl At<'_> {
-    /// The value of an extended attribute; `None` if there is none, or if there can be none.
+    /// The value of an extended attribute; `None` if there is none, or can be none, or if it is a capability
+    /// for a user that this user namespace does not know.
     ///
     /// # Errors
     /// What getxattr(2) reports.
@@ -30,7 +31,7 @@ impl At<'_> {
         match super::xattr::read_all(read) {
             Ok(value) => Ok(Some(value)),
             Err(error) => match error.raw_os_error() {
-                Some(libc::ENODATA | libc::EOPNOTSUPP) => Ok(None),
+                Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EOVERFLOW) => Ok(None),
                 _ => Err(error),
             },
         }

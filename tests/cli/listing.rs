@@ -334,3 +334,24 @@ fn inspect_has_docker_fields_and_templates() {
             .starts_with("[{")
     );
 }
+
+#[test]
+fn regression_json_tells_names_apart_that_are_no_text() {
+    let store = Store::new();
+    let file = store.root().with_file_name("odd.tar");
+    let entries: [(&[u8], &[u8]); 2] = [(b"\xff", b"A"), (br"\xff", b"B")];
+    std::fs::write(&file, super::archive(&entries)).unwrap();
+    store.run(["import".as_ref(), file.as_os_str(), "odd:1".as_ref()]);
+    let mut found: Vec<(String, Option<String>)> = Vec::new();
+    for line in store.stdout(["ls", "--json", "odd:1"]).lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |key: &str| line[key].as_str().map(str::to_owned);
+        found.push((text("path").unwrap(), text("pathBase64")));
+    }
+    let path = r"/\xff".to_owned();
+    found.sort();
+    assert_eq!(
+        found,
+        [(path.clone(), None), (path, Some("L/8=".to_owned()))]
+    );
+}

@@ -9,17 +9,21 @@ mod helper;
 mod importing;
 mod inspect;
 mod listing;
+mod logins;
 mod made;
 mod messages;
 mod mirrors;
 mod mounts;
 mod pulling;
+mod pushing;
 mod races;
 mod reclaim;
 mod removing;
 mod robust;
 mod saving;
+mod searching;
 mod sources;
+mod tokens;
 
 use std::path::Path;
 
@@ -38,11 +42,11 @@ fn compare_with_expected(mount: &MountGuard<'_>, odd: &OddImage, user: User) {
 }
 
 /// A tar archive with these files.
-fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+fn archive<P: AsRef<[u8]>>(files: &[(P, &[u8])]) -> Vec<u8> {
     let mut writer = TarWriter::new(Vec::new());
     for (path, content) in files {
         let entry = TarEntry {
-            path: path.as_bytes(),
+            path: path.as_ref(),
             metadata: Metadata {
                 permissions: 0o644,
                 ..Metadata::default()

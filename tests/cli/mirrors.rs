@@ -41,7 +41,8 @@ fn an_image_comes_from_the_first_mirror_that_has_it() {
         "[[registry]]\nlocation = \"docker.io\"\n\
          [[registry.mirror]]\nlocation = \"{dead}\"\n\
          [[registry.mirror]]\nlocation = \"{address}/cache\"\n\
-         [[registry]]\nprefix = \"no.example\"\nblocked = true\n"
+         [[registry]]\nprefix = \"no.example\"\nblocked = true\n\
+         [[registry]]\nprefix = \"moved.example\"\nlocation = \"{address}/moved\"\n"
     );
     fs::write(&config, text).unwrap();
     let plyfs = |arguments: &[&str]| {
@@ -52,6 +53,19 @@ fn an_image_comes_from_the_first_mirror_that_has_it() {
     let printed = run(plyfs(&["pull", "-q", "app:1"])).stdout;
     assert_eq!(printed, b"docker.io/library/app:1\n");
     assert_eq!(store.stdout(["cat", "app:1:/file"]), "1");
+    // What is pushed goes to the registry itself, and to where it is.
+    run(plyfs(&["tag", "app:1", "moved.example/team/app:1"]));
+    run(plyfs(&["push", "-q", "moved.example/team/app:1"]));
+    run(plyfs(&[
+        "pull",
+        "-q",
+        &format!("{address}/moved/team/app:1"),
+    ]));
+    run(plyfs(&[
+        "rmi",
+        &format!("{address}/moved/team/app:1"),
+        "moved.example/team/app:1",
+    ]));
     run(plyfs(&["pull", "-q", "-a", "app"]));
     assert_eq!(store.stdout(["cat", "app:2:/file"]), "2");
     let remote = run(plyfs(&[

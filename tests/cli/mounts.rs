@@ -325,3 +325,53 @@ fn regression_options_about_owners_count_for_images_too() {
         mount.unmount();
     }
 }
+
+#[test]
+fn regression_an_image_without_attributes_lists_none() {
+    if !require(&[Need::Fuse, Need::Program("getfattr")]) {
+        return;
+    }
+    let store = Store::new();
+    super::import(&store, "plain:1", b"plain");
+    let mount = store.mount("plain:1", &[]);
+    let file = mount.path().join("file");
+    let mut list = Command::new("getfattr");
+    assert_eq!(
+        super::support::text(&succeed(list.arg("-d").arg(&file))),
+        ""
+    );
+    let mut tar = Command::new("tar");
+    let tar = tar.args([
+        "--xattrs",
+        "--create",
+        "--to-stdout",
+        "--file=/dev/null",
+        "--directory",
+    ]);
+    assert_eq!(
+        super::support::text(&succeed(tar.arg(mount.path()).arg("."))),
+        ""
+    );
+    mount.unmount();
+    let mount = store.mount("plain:1", &["noxattrs"]);
+    let mut list = Command::new("getfattr");
+    let said = super::support::fail(list.arg("-d").arg(&file), 1);
+    assert!(said.contains("not supported"), "{said}");
+    mount.unmount();
+}
+
+#[test]
+fn regression_umount_goes_on_after_one_that_fails() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let (store, other) = (stored(User::Same), temp_dir());
+    let _first = store.mount("odd", &[]);
+    let _second = store.mount_on("odd", other.path(), &[]);
+    let none = temp_dir();
+    let mut umount = store.command(["umount"]);
+    let umount = umount.arg(store.mountpoint()).arg(none.path());
+    let said = super::support::fail(umount.arg(other.path()), 1);
+    assert!(said.contains("is not a plyfs mount"), "{said}");
+    assert!(!is_mounted(&store.mountpoint()) && !is_mounted(other.path()));
+}

@@ -209,3 +209,26 @@ fn an_image_is_inspected_where_it_lies() {
     let said = store.fails(1, ["inspect", "--remote", &registry.reference("absent:1")]);
     assert!(said.contains("cannot inspect"), "{said}");
 }
+
+#[test]
+fn regression_a_registry_that_fails_is_not_asked_again_in_silence() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/app", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            use std::io::{Read, Write};
+            let mut stream = stream.unwrap();
+            // A request without content comes as a whole.
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            let answer = "HTTP/1.1 500 Broken\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let said = Store::new().fails(1, ["pull", &name]);
+    let warning = "answered with status 500; trying again (attempt 3 of 5)";
+    assert!(
+        said.contains("plyfs: warn: ") && said.contains(warning),
+        "{said}"
+    );
+    assert!(said.contains("cannot pull"), "{said}");
+}

@@ -1,6 +1,6 @@
 //! What may go wrong in a pull: it is killed, others do the same, the source does not have it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -76,7 +76,7 @@ fn a_killed_pull_can_be_finished() {
 /// Everything below a directory.
 fn below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(below(&path));
@@ -169,7 +169,7 @@ fn a_damaged_blob_is_refused() {
     let mut waiting = vec![registry.data().join("data")];
     let mut blobs = Vec::new();
     while let Some(directory) = waiting.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
             match entry.path() {
                 path if path.is_dir() => waiting.push(path),
                 path if path.ends_with("data") => blobs.push(path),
@@ -181,14 +181,39 @@ fn a_damaged_blob_is_refused() {
         .iter()
         .max_by_key(|path| path.metadata().unwrap().len())
         .unwrap();
-    let mut content = std::fs::read(largest).unwrap();
+    let mut content = fs::read(largest).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
-    std::fs::write(largest, content).unwrap();
+    fs::write(largest, content).unwrap();
     store.fails(
         1,
         ["pull", "-q", "--insecure", &registry.reference("odd:1")],
     );
     assert_eq!(store.stdout(["image", "ls", "--format", "json"]), "");
     store.run(["check"]);
+}
+
+#[test]
+fn regression_a_store_is_not_made_among_other_files() {
+    let (source, other) = (Store::new(), Store::new());
+    super::import(&source, "one:1", b"one");
+    // An OCI layout of somebody else, which looks nearly like a store.
+    let root = other.root();
+    fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+    fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    fs::write(root.join("index.json"), index).unwrap();
+    let place = layout(&source.root(), "docker.io/library/one:1");
+    let said = other.fails(1, ["pull", &place]);
+    assert!(said.contains("is not empty, and no store"), "{said}");
+    let said = other.fails(1, ["image", "ls"]);
+    assert!(said.contains("there is no store at"), "{said}");
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 3);
+    // What mkfs leaves, and what a first pull had made when it was killed, is no obstacle.
+    fs::remove_dir_all(&root).unwrap();
+    fs::create_dir_all(root.join("lost+found")).unwrap();
+    assert_eq!(other.stdout(["image", "ls", "-q"]), "");
+    fs::create_dir_all(root.join("layers/sha256")).unwrap();
+    other.run(["pull", "-q", &place, "--name", "one:1"]);
+    assert_eq!(other.stdout(["cat", "one:1:/file"]), "one");
 }

@@ -171,21 +171,33 @@ fn comparable(rows: Rows, counted: bool) -> Rows {
     rows
 }
 
-fn lab(metacopy_redirect: bool) -> Writable {
+/// What the upper may hold.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    /// Metacopies and redirects.
+    Redirects,
+    /// Neither.
+    Plain,
+    /// Neither, and owners in attributes.
+    Overrides,
+}
+
+fn lab(format: Format) -> Writable {
     let mut writable = Writable::new(&LAYERS);
-    writable.options.metacopy_redirect = metacopy_redirect;
+    writable.options.metacopy_redirect = matches!(format, Format::Redirects);
+    writable.options.override_stat = matches!(format, Format::Overrides);
     for layer in &writable.layers {
         age(layer);
     }
     writable
 }
 
-fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
+fn try_all(crash: bool, errno: i32, format: Format) {
     for (title, verb) in verbs() {
         // The count of names of a base file that has several is written after the name is gone, so
         // that it may be one too high, and never one too low.
         let counted = !title.contains("one of several");
-        let writable = lab(metacopy_redirect);
+        let writable = lab(format);
         let overlay = writable.open();
         prepare(&overlay);
         verb(&Paths(&overlay)).unwrap_or_else(|error| panic!("{title}: {error}"));
@@ -197,8 +209,8 @@ fn try_all(crash: bool, errno: i32, metacopy_redirect: bool) {
         }
         drop(overlay);
         for at in 1.. {
-            let context = format!("{title}, call {at}, crash {crash}, marks {metacopy_redirect}");
-            let writable = lab(metacopy_redirect);
+            let context = format!("{title}, call {at}, crash {crash}, {format:?}");
+            let writable = lab(format);
             let lower: Vec<Rows> = writable.layers.iter().map(|l| plain(l)).collect();
             let overlay = writable.open();
             prepare(&overlay);
@@ -260,16 +272,18 @@ fn whiteouts(writable: &Writable) -> usize {
 #[test]
 fn every_call_fails_for_want_of_space() {
     if require(Need::Root) {
-        try_all(false, libc::ENOSPC, true);
-        try_all(false, libc::EIO, false);
+        try_all(false, libc::ENOSPC, Format::Redirects);
+        try_all(false, libc::EIO, Format::Plain);
+        try_all(false, libc::ENOSPC, Format::Overrides);
     }
 }
 
 #[test]
 fn every_call_is_the_last() {
     if require(Need::Root) {
-        try_all(true, libc::EIO, true);
-        try_all(true, libc::EIO, false);
+        try_all(true, libc::EIO, Format::Redirects);
+        try_all(true, libc::EIO, Format::Plain);
+        try_all(true, libc::EIO, Format::Overrides);
     }
 }
 
@@ -300,7 +314,7 @@ fn regression_what_was_made_is_there_though_its_attributes_cannot_be_read() {
     }
     for (directory, name) in [("t", "t/new"), ("m", "m/y")] {
         for at in 1.. {
-            let writable = lab(false);
+            let writable = lab(Format::Plain);
             let overlay = writable.open();
             prepare(&overlay);
             let paths = Paths(&overlay);

@@ -64,9 +64,9 @@ fn small_writes_of_an_ordinary_user_are_collected() {
     assert!(calls() - before < 200, "{} writes", calls() - before);
 }
 
-#[test]
-fn in_a_user_namespace_owners_are_real_and_permissions_checked() {
-    let Some(union) = union() else { return };
+/// Runs a shell script as root of a user namespace that has one user, which is given the command that mounts as its
+/// arguments and the mount point as `$0`.
+fn in_a_user_namespace(union: &Writable, script: &str) -> String {
     if crate::support::is_root() {
         // Somebody whom the namespace does not know could do nothing but be looked at.
         let mut chown = std::process::Command::new("chown");
@@ -82,25 +82,51 @@ fn in_a_user_namespace_owners_are_real_and_permissions_checked() {
         .iter()
         .position(|word| word.to_string_lossy().ends_with("/plyfs"))
         .unwrap();
+    let mut command = command_as(User::Plain, "unshare");
+    let how = ["--user", "--map-root-user", "--mount", "--", "sh", "-euc"];
+    command.args(how).arg(script);
+    command
+        .arg(union.store.mountpoint())
+        .args(&words[program..]);
+    command.env("D", union.upper().parent().unwrap());
+    text(&succeed(&mut command))
+}
+
+#[test]
+fn in_a_user_namespace_owners_are_real_and_permissions_checked() {
+    let Some(union) = union() else { return };
     let script = "\"$@\"; cd \"$0\"; grep -o 'fuse.plyfs rw.*' /proc/self/mounts
         echo x > a; chmod 600 a; stat -c '%u %a' a; rm small; ls
         cd /; umount \"$0\"";
-    let mut command = command_as(User::Plain, "unshare");
-    command
-        .args([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "--",
-            "sh",
-            "-euc",
-            script,
-        ])
-        .arg(union.store.mountpoint())
-        .args(&words[program..]);
-    let said = text(&succeed(&mut command));
+    let said = in_a_user_namespace(&union, script);
     assert!(said.contains("default_permissions"), "{said}");
     assert!(said.contains("0 600\n"), "{said}");
     assert!(!said.contains("small"), "{said}");
     assert!(union.upper().join("a").exists());
+}
+
+/// The kernel mounts there with `userxattr`: what we wrote, and we what it wrote.
+#[test]
+fn in_a_user_namespace_the_kernel_and_we_understand_each_other() {
+    let Some(union) = union() else { return };
+    let script = "
+        show() {
+            cd \"$1\"; find . -type d -printf '%p %y %m\\n' -o -printf '%p %y %m %s %l\\n' | sort
+            find . -type f | sort | xargs cat | cksum; cd /
+        }
+        mkdir \"$D/kernel\"
+        kernel() {
+            mount -t overlay overlay \"$1\" -o \"userxattr,lowerdir=$D/lower,upperdir=$D/upper,workdir=$D/kernel\"
+        }
+        \"$@\"; cd \"$0\"
+        rm small; mkdir small; echo in > small/in; mv dir/file dir/moved; rm -r dir/sub; mkdir dir/sub
+        ln -sf new link; echo more >> setid; chmod 711 closed; mv closed dir/open; mkfifo fifo
+        show \"$0\" > \"$D/ours\"; umount \"$0\"
+        kernel \"$0\"; show \"$0\" > \"$D/theirs\"; diff \"$D/ours\" \"$D/theirs\"
+        cd \"$0\"; rm -r small; echo back > small; mkdir dir/sub/new; rm dir/moved; echo 2 > dir/moved; rm large fifo
+        mkdir closed; mv dir/open/in closed
+        show \"$0\" > \"$D/theirs\"; umount \"$0\"
+        \"$@\"; show \"$0\" > \"$D/ours\"; diff \"$D/theirs\" \"$D/ours\"
+        umount \"$0\"";
+    assert_eq!(in_a_user_namespace(&union, script), "");
 }

@@ -1,8 +1,10 @@
-//! Pulling from a real registry, and from servers that misbehave. All traffic stays on 127.0.0.1.
+//! Pulling from a real registry and pushing to it, and from servers that misbehave. All traffic stays on 127.0.0.1.
 
 #![cfg(feature = "registry")]
 
 mod lab;
+mod logins;
 mod real;
 mod scripted;
 mod server;
+mod uploads;

@@ -141,8 +141,7 @@ fn tokens_for_an_identity_token() {
         );
         let first = &tokens.requests()[0];
         assert!(
-            first
-                .body
+            String::from_utf8_lossy(&first.body)
                 .contains("grant_type=refresh_token&refresh_token=id%2F1&"),
             "{first:?}"
         );

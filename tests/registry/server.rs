@@ -11,7 +11,7 @@ pub struct Request {
     /// With the query.
     pub target: String,
     pub headers: Vec<(String, String)>,
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -44,6 +44,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Closes the connection after so many bytes of the body.
     pub cut: Option<usize>,
+    /// Closes it without a word.
+    pub lost: bool,
 }
 
 impl Answer {
@@ -68,6 +70,14 @@ impl Answer {
         let (last, size) = (content.len() - 1, content.len());
         Self::new(206, &content[first..])
             .header("content-range", format!("bytes {first}-{last}/{size}"))
+    }
+
+    /// No answer at all: the connection is closed.
+    pub fn lost() -> Self {
+        Self {
+            lost: true,
+            ..Self::default()
+        }
     }
 
     pub fn cut(mut self, after: usize) -> Self {
@@ -148,10 +158,24 @@ fn serve(
     let length = request
         .header("content-length")
         .map_or(0, |length| length.parse().unwrap());
-    reader.take(length).read_to_string(&mut request.body)?;
+    if request.header("expect").is_some() {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    reader.take(length).read_to_end(&mut request.body)?;
     log.lock().unwrap().push(request.clone());
+    if request.method == "HEAD" {
+        let answer = answer(&request);
+        let mut head = format!("HTTP/1.1 {} Status\r\nconnection: close\r\n", answer.status);
+        for (name, value) in &answer.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        return stream.write_all((head + "\r\n").as_bytes());
+    }
 
     let answer = answer(&request);
+    if answer.lost {
+        return Ok(());
+    }
     let mut head = format!("HTTP/1.1 {} Status\r\nconnection: close\r\n", answer.status);
     if !answer
         .headers

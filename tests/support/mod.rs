@@ -21,7 +21,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-pub use registry::Registry;
+pub use registry::{Registry, Setup};
 pub use store::{MountGuard, Store, is_mounted};
 
 /// What a test cannot do without.

@@ -18,18 +18,36 @@ pub struct Registry {
     process: Child,
 }
 
+/// What is particular about a registry.
+#[derive(Debug, Default)]
+pub struct Setup<'a> {
+    /// A name and password that it wants.
+    pub credentials: Option<(&'a str, &'a str)>,
+    /// It takes nothing.
+    pub read_only: bool,
+    /// It speaks TLS; its authority is in `ca.pem` in its data. It is called `0.0.0.0` then, which
+    /// is this machine too, but is not trusted for that.
+    pub tls: bool,
+    /// More of its configuration.
+    pub more: &'a str,
+}
+
 impl Registry {
     /// Starts one that lets everybody in.
     pub fn start() -> Registry {
-        Registry::start_with(None)
+        Registry::set_up(&Setup::default())
     }
 
     /// Starts one that wants this name and password.
     pub fn with_password(name: &str, password: &str) -> Registry {
-        Registry::start_with(Some((name.to_owned(), password.to_owned())))
+        Registry::set_up(&Setup {
+            credentials: Some((name, password)),
+            ..Setup::default()
+        })
     }
 
-    fn start_with(credentials: Option<(String, String)>) -> Registry {
+    /// Starts one.
+    pub fn set_up(setup: &Setup<'_>) -> Registry {
         let data = temp_dir();
         let root = data.path().display();
         let port = TcpListener::bind("127.0.0.1:0")
@@ -37,18 +55,26 @@ impl Registry {
             .local_addr()
             .unwrap()
             .port();
-        let address = format!("127.0.0.1:{port}");
+        let (address, read_only) = (format!("127.0.0.1:{port}"), setup.read_only);
         let mut config = format!(
             "version: 0.1\n\
              log: {{level: warn, accesslog: {{disabled: true}}}}\n\
-             storage:\n  filesystem: {{rootdirectory: {root}/data}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: \"{address}\", secret: test}}\n"
+             storage:\n  filesystem: {{rootdirectory: {root}/data}}\n  delete: {{enabled: true}}\n  \
+             maintenance: {{readonly: {{enabled: {read_only}}}}}\n\
+             http:\n  addr: \"{address}\"\n  secret: test\n"
         );
-        if let Some((name, password)) = &credentials {
+        let mut called = address.clone();
+        if setup.tls {
+            certificates(data.path());
+            config += &format!("  tls: {{certificate: {root}/cert.pem, key: {root}/key.pem}}\n");
+            called = format!("0.0.0.0:{port}");
+        }
+        if let Some((name, password)) = &setup.credentials {
             let line = succeed(Command::new("htpasswd").args(["-Bbn", name, password]));
             fs::write(data.path().join("htpasswd"), line.stdout).unwrap();
             config += &format!("auth:\n  htpasswd: {{realm: test, path: {root}/htpasswd}}\n");
         }
+        config += setup.more;
         let file = data.path().join("config.yml");
         fs::write(&file, config).unwrap();
         let log = fs::File::create(data.path().join("log")).unwrap();
@@ -61,9 +87,10 @@ impl Registry {
             .spawn()
             .unwrap();
         wait_for("the registry", || TcpStream::connect(&address).is_ok());
+        let credentials = setup.credentials;
         Registry {
-            address,
-            credentials,
+            address: called,
+            credentials: credentials.map(|(name, word)| (name.to_owned(), word.to_owned())),
             data,
             process,
         }
@@ -115,4 +142,24 @@ impl Drop for Registry {
             eprintln!("the registry does not end: {error}");
         }
     }
+}
+
+/// Makes an authority, `ca.pem`, and a server's certificate of it, `cert.pem` with `key.pem`.
+fn certificates(directory: &Path) {
+    let make = |args: &str| {
+        let mut openssl = Command::new("openssl");
+        succeed(openssl.args(args.split(' ')).current_dir(directory))
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let names = "subjectAltName=IP:0.0.0.0";
+    fs::write(directory.join("names"), names).unwrap();
+    make(&format!(
+        "req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"
+    ));
+    make(&format!(
+        "req {key} -subj /CN=server -keyout key.pem -out request.pem"
+    ));
+    make(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem",
+    );
 }

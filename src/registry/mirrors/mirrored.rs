@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::{BlobReader, Fetched, ManifestName, Registry, Repository, Source};
 use super::{Answers, Endpoint, Error, Settings, endpoints};
 use crate::cause::chain;
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 
 /// A repository that mirrors are asked for first.
 #[derive(Debug)]
@@ -25,14 +25,7 @@ impl Mirrored {
     pub fn open(settings: &Settings, image: &Reference) -> Result<Mirrored, Error> {
         let endpoints = endpoints(settings, image)?;
         let repository = |endpoint: Endpoint| {
-            let mut settings = settings.clone();
-            settings.insecure |= endpoint.insecure;
-            settings.ca_files.extend(endpoint.ca_files);
-            if endpoint.reference.registry() != image.registry() {
-                // They are for the registry that was named.
-                settings.credentials = None;
-            }
-            let registry = Registry::new(settings);
+            let registry = registry_of(settings, image, &endpoint);
             (registry.repository(&endpoint.reference), endpoint.answers)
         };
         Ok(Mirrored {
@@ -40,6 +33,16 @@ impl Mirrored {
             asked: endpoints.into_iter().map(repository).collect(),
             served: AtomicUsize::new(0),
         })
+    }
+
+    /// The repository of an image in the registry itself, to be written.
+    ///
+    /// # Errors
+    /// As [`Mirrored::open`].
+    pub fn writable(settings: &Settings, image: &Reference) -> Result<Repository, Error> {
+        let own = endpoints(settings, image)?.pop();
+        let own = own.ok_or_else(|| nowhere(image))?;
+        Ok(registry_of(settings, image, &own).writable(&own.reference))
     }
 
     /// The tags of the repository.
@@ -53,6 +56,19 @@ impl Mirrored {
             repository.tags()
         })
         .map(|(tags, _)| tags)
+    }
+
+    /// The digest of a manifest or index, as a registry tells it; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Repository::digest_of`].
+    pub fn digest_of(&self, which: &ManifestName) -> Result<Option<Digest>, Error> {
+        let every = self.asked.iter().enumerate();
+        let fit = every.filter(|(_, (_, answers))| *answers != Answers::Digests);
+        self.first(fit.map(|(at, _)| at).collect(), |repository| {
+            repository.digest_of(which)
+        })
+        .map(|(digest, _)| digest)
     }
 
     /// What the first of these gives that can, and which it is.
@@ -77,10 +93,26 @@ impl Mirrored {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::NotFound {
-            reference: self.image.to_string(),
-            closest: Vec::new(),
-        }))
+        Err(last.unwrap_or_else(|| nowhere(&self.image)))
+    }
+}
+
+/// The means to reach one of the registries that are asked for an image.
+fn registry_of(settings: &Settings, image: &Reference, endpoint: &Endpoint) -> Registry {
+    let mut settings = settings.clone();
+    settings.insecure |= endpoint.insecure;
+    settings.ca_files.extend(endpoint.ca_files.iter().cloned());
+    if endpoint.reference.registry() != image.registry() {
+        // They are for the registry that was named.
+        settings.credentials = None;
+    }
+    Registry::new(settings)
+}
+
+fn nowhere(image: &Reference) -> Error {
+    Error::NotFound {
+        reference: image.to_string(),
+        closest: Vec::new(),
     }
 }
 

@@ -146,7 +146,11 @@ impl Stack {
     }
 }
 
-/// Whether the answer means that there is no such attribute.
+/// Whether the answer means that there is no such attribute: `EOVERFLOW` that the capability of a file is
+/// for a user that this user namespace does not know.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EOVERFLOW)
+    )
 }

@@ -1,0 +1,137 @@
+//! `plyfs push`
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use clap::Args;
+
+use super::access::Access;
+use super::failure::{Failure, each};
+use super::platforms::{Asked, Wanted};
+use super::progress::Display;
+use super::{Global, Result, complete, environment, interrupt, output};
+use crate::image::{self, Outgoing};
+use crate::oci::Reference;
+use crate::registry::{Mirrored, Repository};
+use crate::store::Store;
+
+/// Layers sent at the same time.
+const PARALLEL: usize = 4;
+
+/// Push images to registries
+///
+/// An image goes to the repository that its name says: give it that name with plyfs tag. What the
+/// registry has already is not sent, and an interrupted push goes on where it stopped.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  plyfs tag alpine:3.20 registry.example/alpine:3.20
+  plyfs push registry.example/alpine:3.20
+  plyfs push --all-tags registry.example/app
+  plyfs push --platform linux/arm64 registry.example/app:1")]
+pub struct Push {
+    /// The images
+    #[arg(required = true, value_name = "NAME[:TAG]", add = complete::images())]
+    names: Vec<Reference>,
+    /// Push every tag that the repositories have here
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Push only these of the platforms that an image is stored for; all: an index of all that are
+    #[arg(
+        long = "platform",
+        value_name = "OS/ARCH[/VARIANT]|all",
+        value_delimiter = ','
+    )]
+    platforms: Vec<Wanted>,
+    /// Print nothing but the full name
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    access: Access,
+}
+
+impl Push {
+    pub fn run(self, global: &Global) -> Result<()> {
+        let store = environment::open_store(global)?;
+        if let Some(name) = self.names.iter().find(|name| name.digest().is_some()) {
+            let tried = format!("cannot push {}", name.familiar());
+            return Err(Failure::usage(format!(
+                "{tried}: a name with a digest is none to store it under"
+            )));
+        }
+        let names = match self.all_tags {
+            true => self.tags(&store)?,
+            false => self.names.clone(),
+        };
+        interrupt::explain(self.quiet);
+        let settings = self.access.settings();
+        let mut known: HashMap<String, Repository> = HashMap::new();
+        each(&names, |name| {
+            let repository = match known.entry(name.name()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let failed = |e| Failure::new(format!("cannot push {}", name.familiar()), e);
+                    new.insert(Mirrored::writable(&settings, name).map_err(failed)?)
+                }
+            };
+            self.push(&store, repository, name)
+        })
+    }
+
+    /// All names in the store of the repositories that were named.
+    fn tags(&self, store: &Store) -> Result<Vec<Reference>> {
+        let mut found = Vec::new();
+        for wanted in &self.names {
+            let repository = wanted.familiar_name();
+            let cannot = format!("cannot push all tags of {repository}");
+            let images = store.images().map_err(|e| Failure::new(&cannot, e))?;
+            let names = images.into_iter().filter_map(|image| image.reference);
+            let mut names: Vec<_> = names.filter(|name| name.name() == wanted.name()).collect();
+            if names.is_empty() {
+                return Err(Failure::plain(format!("{cannot}: the store has none"))
+                    .or_hint(format!("plyfs tag IMAGE {repository}")));
+            }
+            names.sort();
+            found.append(&mut names);
+        }
+        Ok(found)
+    }
+
+    fn push(&self, store: &Store, repository: &Repository, name: &Reference) -> Result<()> {
+        let familiar = name.familiar();
+        let failed = |error| Failure::of_image("push", &familiar, error);
+        let platforms = Asked::of(&self.platforms);
+        let platforms = (!self.platforms.is_empty()).then(|| platforms.as_ref());
+        let display = Display::new(self.quiet);
+        let image = image::outgoing(store, name, repository, platforms).map_err(failed)?;
+        display.line(&format!("The push refers to repository [{}]", name.name()));
+        display.start(image.layers());
+        let observer = |layer: &_, state| display.push_event(layer, &state);
+        let pushed = image::push(store, &image, name, repository, PARALLEL, &observer);
+        display.finish();
+        pushed.map_err(failed)?;
+        if self.quiet {
+            return output::line(&name.to_string());
+        }
+        tell(&image, name)
+    }
+}
+
+fn tell(image: &Outgoing, name: &Reference) -> Result<()> {
+    if let Some(platform) = &image.only {
+        log::warn!(
+            "{}: of several platforms only {platform} is stored, and was pushed alone",
+            name.familiar()
+        );
+    }
+    if !image.left_out.is_empty() {
+        log::warn!(
+            "{}: pushed without {}, which the store does not have",
+            name.familiar(),
+            image.left_out.join(", ")
+        );
+    }
+    let tag = name.tag().unwrap_or_default();
+    let (digest, size) = (image.descriptor.digest, image.descriptor.size);
+    output::line(&format!("{tag}: digest: {digest} size: {size}"))
+}
