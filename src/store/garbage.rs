@@ -13,6 +13,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::files::allocated_bytes;
 use super::tidy::RESUMABLE;
 use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
 use crate::cause;
@@ -424,30 +425,6 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
-}
-
-/// Bytes that a file or directory tree occupies.
-pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let mut bytes = 0;
-    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
-    while let Some(path) = pending.pop() {
-        let metadata = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            // What another process works on comes and goes.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io(error, "reading", &path)),
-        };
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            match names(&path) {
-                Ok(children) => pending.extend(children.into_iter().map(|name| path.join(name))),
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

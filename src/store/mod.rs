@@ -105,7 +105,7 @@ impl Store {
         if std::fs::metadata(root).is_ok_and(|found| !found.is_dir()) {
             return Err(Error::NotADirectory(root.to_owned()));
         }
-        if !has_layers(root) && !is_empty(root)? {
+        if !is_empty(root)? && !has_layers(root) {
             return Err(Error::NotEmpty(root.to_owned()));
         }
         let mut make = DirBuilder::new();
@@ -143,7 +143,7 @@ impl Store {
     /// Whether [`Store::create`] would find or make a store at `root`, as far as what is there tells.
     #[must_use]
     pub fn may_be_made(root: &Path) -> bool {
-        has_layers(root) || is_empty(root).unwrap_or(false)
+        is_empty(root).unwrap_or(false) || has_layers(root)
     }
 
     /// Opens the store at `root`.
@@ -294,12 +294,13 @@ fn has_layers(root: &Path) -> bool {
     root.join("layers/sha256").is_dir()
 }
 
-/// Whether nothing is there, or no more than mkfs leaves.
+/// Whether nothing is there, or no more than mkfs leaves, or another process that makes a store has made
+/// first: whoever finds more than that can tell by [`has_layers`] whose it is.
 fn is_empty(root: &Path) -> Result<bool> {
     match std::fs::read_dir(root) {
-        Ok(mut entries) => {
-            Ok(entries.all(|entry| entry.is_ok_and(|it| it.file_name() == "lost+found")))
-        }
+        Ok(mut entries) => Ok(entries.all(|entry| {
+            entry.is_ok_and(|it| it.file_name() == "lost+found" || it.file_name() == "layers")
+        })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(Error::io(error, "opening", root)),
     }

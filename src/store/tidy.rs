@@ -10,7 +10,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::garbage::{allocated_bytes, names};
+use super::files::allocated_bytes;
+use super::garbage::names;
 use super::{Error, LeaseKind, Result, Store, StoreLock, files};
 
 /// How long an interrupted pull is kept for whoever wants to go on with it.
