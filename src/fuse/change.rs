@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
+use super::{Data, seek};
 use crate::layer::FileKind;
 use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
 
@@ -138,7 +139,12 @@ impl Adapter {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<(Attributes, Way)> {
         let name = name.as_bytes();
-        let (made, file) = self.overlay.create(parent, name, permissions, caller)?;
+        let (mut made, file) = self.overlay.create(parent, name, permissions, caller)?;
+        if self.settings.data == Data::WriteBack {
+            // The kernel keeps this number until the file is closed, however much it collects, and tar
+            // takes a file without blocks for one hole.
+            made.blocks = made.blocks.max(1);
+        }
         let exclusively = flags & libc::O_EXCL != 0;
         let way = self.files.created(made.node, file, exclusively, register)?;
         Ok((made, way))
@@ -206,10 +212,16 @@ impl Adapter {
     }
 
     pub(super) fn seek_content(&self, node: NodeNumber, offset: i64, whence: i32) -> Result<i64> {
-        match self.files.get(node) {
-            Some(file) => file.seek(offset, whence),
-            None => self.contents.seek(&self.overlay, node, offset, whence),
+        if self.files.may_be_dirty(node) {
+            // The kernel does not send what it has collected before it asks, and the file below may be
+            // shorter and have more holes. Programs then read everything.
+            return Err(Errno::EINVAL.into());
         }
+        let content = match self.files.get(node) {
+            Some(file) => file.content()?,
+            None => self.contents.open(&self.overlay, node)?,
+        };
+        seek::within(&content, offset, whence)
     }
 
     /// Figures of the file system that takes the changes, or of the image.

@@ -110,6 +110,8 @@ struct Shard {
     idle: LruCache<NodeNumber, Backing>,
     /// Nodes that have been left for others.
     left: HashSet<NodeNumber>,
+    /// Open nodes that are written through the page cache of the mount.
+    written: HashSet<NodeNumber>,
 }
 
 /// The open files of a connection.
@@ -127,6 +129,7 @@ impl Files {
                 slots: HashMap::new(),
                 idle: LruCache::new(IDLE_PER_SHARD),
                 left: HashSet::new(),
+                written: HashSet::new(),
             })
         };
         Files {
@@ -193,10 +196,12 @@ impl Files {
             };
             if let Some(open) = slot
                 && wanted.write
-                && open.backing.is_some()
-                && open.before.is_none()
             {
-                open.before = state(overlay, node);
+                match open.backing {
+                    Some(_) if open.before.is_none() => open.before = state(overlay, node),
+                    Some(_) => {}
+                    None => self.writes(node),
+                }
             }
             Ok(way)
         })
@@ -309,6 +314,9 @@ impl Files {
                 before: None,
             });
             open.count += 1;
+            if open.backing.is_none() {
+                self.writes(node);
+            }
             Ok(open.way())
         })
     }
@@ -337,6 +345,7 @@ impl Files {
             if open.count > 0 {
                 return (None, changed);
             }
+            self.shard(node).lock().written.remove(&node);
             (slot.take(), changed)
         });
         let mut displaced = None;
@@ -375,6 +384,16 @@ impl Files {
             }
             overlay.set_attributes(node, change)
         })
+    }
+
+    fn writes(&self, node: NodeNumber) {
+        self.shard(node).lock().written.insert(node);
+    }
+
+    /// Whether the page cache of the mount may have data of `node` that nobody has sent yet. What
+    /// the file below has of blocks, holes and length then says nothing.
+    pub(super) fn may_be_dirty(&self, node: NodeNumber) -> bool {
+        self.shard(node).lock().written.contains(&node)
     }
 
     fn is_left(&self, node: NodeNumber) -> bool {

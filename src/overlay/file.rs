@@ -180,31 +180,6 @@ impl OverlayFile {
         data::allocate(&file, mode, offset, length).map_err(failed("allocating in the upper"))
     }
 
-    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
-    ///
-    /// # Errors
-    /// `ENXIO` beyond the end, `EINVAL` for other ways.
-    pub fn seek(&self, offset: i64, whence: i32) -> Result<i64> {
-        if !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
-            return Err(Errno::EINVAL.into());
-        }
-        let content = self.content()?;
-        let size = i64::try_from(content.size).map_err(|_| Errno::EOVERFLOW)?;
-        if offset < 0 || offset >= size {
-            return Err(Errno::ENXIO.into());
-        }
-        if !content.whole {
-            return Ok(if whence == libc::SEEK_DATA {
-                offset
-            } else {
-                size
-            });
-        }
-        Ok(data::seek(&content.file, offset, whence)
-            .map_err(failed("seeking"))?
-            .min(size))
-    }
-
     /// Makes what was written durable; of the attributes only what is needed to read it if
     /// `data_only`. Nothing on a volatile overlay.
     ///
