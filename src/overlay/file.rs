@@ -186,10 +186,16 @@ impl OverlayFile {
     /// # Errors
     /// What fsync(2) reports.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        match (&self.live, self.current()?) {
-            (Some(live), Content::Upper(file)) => live.engine.upper.sync(&file, data_only),
-            _ => Ok(()),
-        }
+        let Some(live) = &self.live else {
+            return Ok(());
+        };
+        let file = match self.current()? {
+            Content::Upper(file) => file,
+            Content::Base(_) if live.node.stage() == Stage::Base => return Ok(()),
+            // Of a metacopy the attributes are there.
+            Content::Base(_) => Arc::new(live.engine.open_upper(&live.node, false)?),
+        };
+        live.engine.upper.sync(&file, data_only)
     }
 
     /// copy_file_range(2) to another open file; returns the number of bytes.
