@@ -446,3 +446,19 @@ fn the_figures_are_those_of_the_upper() {
         assert!(here.blocks_available() > 0);
     });
 }
+
+/// An entry that cannot be told does not take away those that were told before it.
+#[test]
+fn regression_an_error_ends_a_listing_after_what_was_found() {
+    let Some(union) = Writable::new() else { return };
+    let broken = union.upper().join("dir/broken");
+    fs::create_dir_all(&broken).unwrap();
+    let mut mark = Command::new("setfattr");
+    mark.args(["-n", "trusted.overlay.redirect", "-v", "not/a/redirect"]);
+    succeed(mark.arg(&broken));
+    let mount = union.mount(&[]);
+    let list = fs::read_dir(mount.path().join("dir")).unwrap();
+    let (found, errors): (Vec<_>, Vec<_>) = list.partition(|entry| entry.is_ok());
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+}
