@@ -146,8 +146,14 @@ impl Adapter {
             made.blocks = made.blocks.max(1);
         }
         let exclusively = flags & libc::O_EXCL != 0;
-        let way = self.files.created(made.node, file, exclusively, register)?;
-        Ok((made, way))
+        match self.files.created(made.node, file, exclusively, register) {
+            Ok(way) => Ok((made, way)),
+            Err(error) => {
+                // The kernel does not forget what it was not told.
+                self.overlay.forget(made.node, 1);
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn open_file(
@@ -158,8 +164,13 @@ impl Adapter {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Way> {
         let way = self.files.open(&self.overlay, node, wanted, register)?;
-        if wanted.truncate && !by_root {
-            self.kill_set_ids(node)?;
+        if wanted.truncate
+            && !by_root
+            && let Err(error) = self.kill_set_ids(node)
+        {
+            // The kernel does not release what was not opened.
+            self.files.release(&self.overlay, node, wanted.write);
+            return Err(error);
         }
         Ok(way)
     }
@@ -238,5 +249,67 @@ impl Adapter {
             name_max: 255,
             ..Space::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::super::contents::Contents;
+    use super::super::files::Files;
+    use super::super::notify::notes;
+    use super::super::{Settings, Xattrs};
+    use super::*;
+    use crate::layer::directory::DirectoryLayer;
+    use crate::overlay::{Namespace, Overlay, OverlayOptions, Union};
+    use crate::union::stack::{Stack, StackOptions};
+
+    /// The kernel does not release what was not opened, and the node would stay open for ever.
+    #[test]
+    fn regression_an_open_that_fails_late_is_not_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        let layer = DirectoryLayer::open(&lower).unwrap();
+        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
+        let options = OverlayOptions {
+            namespace: Some(Namespace::User),
+            ..OverlayOptions::default()
+        };
+        fs::write(upper.join("file"), "text").unwrap();
+        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
+        let (notes, _worker) = notes();
+        let adapter = Adapter {
+            overlay: Arc::new(overlay),
+            settings: Settings {
+                data: Data::Passthrough { stack_depth: 1 },
+                acl: false,
+                xattrs: Xattrs::Shown,
+                sync: true,
+                threads: 1,
+                read_ahead: false,
+            },
+            contents: Contents::new(),
+            files: Files::new(true, notes),
+            ahead: None,
+        };
+        let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");
+        let node = found.unwrap().unwrap().node;
+        let wanted = Wanted {
+            write: true,
+            truncate: true,
+        };
+        // Its attributes cannot be read any more after it was opened.
+        let opened = adapter.open_file(node, wanted, false, |_| {
+            fs::remove_file(upper.join("file")).unwrap();
+            Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+        });
+        assert!(opened.is_err(), "{opened:?}");
+        assert!(adapter.files.get(node).is_none());
     }
 }
