@@ -402,8 +402,8 @@ impl Files {
 
     /// Whether nobody may know `node` any more: another one has taken its place, and it is closed.
     pub(super) fn is_gone(&self, node: NodeNumber) -> bool {
-        let shard = self.shard(node).lock();
-        shard.left.contains(&node) && !shard.slots.contains_key(&node)
+        // A slot alone does not make it open: whoever is refused an open has one for a moment.
+        self.is_left(node) && self.get(node).is_none()
     }
 
     /// The kernel has dropped `node`.
@@ -439,4 +439,27 @@ fn has_changed(overlay: &Overlay, node: NodeNumber, open: &mut Open) -> bool {
     let now = state(overlay, node);
     let before = std::mem::replace(&mut open.before, now);
     now.is_none() || now != before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Or the kernel would be told attributes of the old file, and believe them for ever.
+    #[test]
+    fn regression_a_node_that_was_left_stays_gone_while_its_open_is_refused() {
+        let (notes, _worker) = super::super::notify::notes();
+        let (files, node) = (Files::new(true, notes), NodeNumber(7));
+        files.shard(node).lock().left.insert(node);
+        std::thread::scope(|scope| {
+            let asked = files.with(node, |_| {
+                let asked = scope.spawn(|| files.is_gone(node));
+                std::thread::sleep(Duration::from_millis(50));
+                asked
+            });
+            assert!(asked.join().unwrap());
+        });
+    }
 }
