@@ -143,7 +143,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        fh: Option<FileHandle>,
+        _fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -155,7 +155,6 @@ impl Filesystem for Adapter {
             owner: (uid, gid),
             size,
             times: (atime, mtime),
-            by_handle: fh.is_some(),
             by_root: req.uid() == 0,
         };
         let set = || self.change(node(ino), &change);

@@ -28,7 +28,6 @@ pub(super) struct Change {
     pub(super) size: Option<u64>,
     /// Of access, of modification.
     pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
-    pub(super) by_handle: bool,
     pub(super) by_root: bool,
 }
 
@@ -55,7 +54,6 @@ impl Adapter {
         Caller {
             uid: request.uid(),
             gid: request.gid(),
-            pid: request.pid(),
             umask: if self.settings.acl { umask } else { 0 },
         }
     }
@@ -102,11 +100,6 @@ impl Adapter {
         if change.is_empty() {
             return self.overlay.kill_privileges(node);
         }
-        let handle = if change.by_handle {
-            self.files.get(node)
-        } else {
-            None
-        };
         let set = SetAttributes {
             permissions: change.mode.map(permissions),
             uid: change.owner.0,
@@ -115,7 +108,6 @@ impl Adapter {
             atime: change.times.0.map(convert::time_change),
             mtime: change.times.1.map(convert::time_change),
             kill_privileges: change.size.is_some() && !change.by_root,
-            handle: handle.as_deref(),
         };
         self.files.set_attributes(&self.overlay, node, &set)
     }

@@ -230,7 +230,6 @@ impl Files {
         lower_is_live: bool,
     ) -> Result<Arc<OverlayFile>> {
         let request = OpenRequest {
-            read: true,
             write: wanted.write,
             truncate: wanted.truncate,
             lower_is_live,
@@ -369,7 +368,7 @@ impl Files {
         &self,
         overlay: &Overlay,
         node: NodeNumber,
-        change: &SetAttributes<'_>,
+        change: &SetAttributes,
     ) -> Result<Attributes> {
         let Some(size) = change.size else {
             return overlay.set_attributes(node, change);

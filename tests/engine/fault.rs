@@ -51,7 +51,6 @@ const LEAVING: RenameFlags = RenameFlags {
 };
 
 const EMPTYING: OpenRequest = OpenRequest {
-    read: true,
     write: true,
     truncate: true,
     lower_is_live: false,
