@@ -90,7 +90,7 @@ fn holes_of_a_closed_file_are_shown() {
         drop(file);
         // RELEASE is not waited for.
         crate::support::wait_for("the end of writing", || {
-            lseek(&File::open(&path).unwrap(), 0, Whence::SeekData) != Err(Errno::EINVAL)
+            lseek(File::open(&path).unwrap(), 0, Whence::SeekData) != Err(Errno::EINVAL)
         });
         let file = File::open(&path).unwrap();
         let found = lseek(&file, 0, Whence::SeekData).unwrap();

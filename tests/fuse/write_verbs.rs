@@ -296,11 +296,7 @@ fn sizes_are_set_and_space_is_allocated() {
 fn extended_attributes_are_set_and_removed() {
     each(|_, mount| {
         let run = |program: &str, args: &[&str]| {
-            succeed(
-                std::process::Command::new(program)
-                    .args(args)
-                    .current_dir(mount),
-            )
+            succeed(Command::new(program).args(args).current_dir(mount))
         };
         for name in ["small", "large", "dir"] {
             run("setfattr", &["-n", "user.plyfs", "-v", "value", name]);
