@@ -51,7 +51,6 @@ const LEAVING: RenameFlags = RenameFlags {
 };
 
 const EMPTYING: OpenRequest = OpenRequest {
-    read: true,
     write: true,
     truncate: true,
     lower_is_live: false,
@@ -302,6 +301,30 @@ fn regression_a_copied_symlink_of_a_plain_user_is_durable() {
         };
         Paths(&overlay).set("s", &change).expect("another owner");
         fault::calls()
+    };
+    assert_eq!(calls(false), calls(true) + 1, "one of them syncs it");
+}
+
+/// Its attributes lie in the upper, its data do not.
+#[test]
+fn regression_fsync_of_a_metacopy_makes_its_attributes_durable() {
+    if !require(Need::Root) {
+        return;
+    }
+    let calls = |volatile| {
+        let mut writable = Writable::new(&[&["f a text"]]);
+        writable.options.volatile = volatile;
+        let overlay = writable.open();
+        let paths = Paths(&overlay);
+        let calls = paths.with("a", |_| {
+            let file = paths.open("a", OpenRequest::default())?;
+            paths.chmod("a", 0o600)?;
+            assert!(!file.is_upper());
+            fault::plan(None, 0, false);
+            file.sync(false)?;
+            Ok(fault::calls())
+        });
+        calls.expect("it is synced")
     };
     assert_eq!(calls(false), calls(true) + 1, "one of them syncs it");
 }
