@@ -1,6 +1,6 @@
 //! What once went wrong in writable overlays.
 
-use plyfs::overlay::NodeNumber;
+use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay};
 
 use super::support::{Need, make, require, set_xattr};
 use super::writable::{Paths, Writable, names, tree};
@@ -127,4 +127,61 @@ fn regression_a_symlink_of_a_plain_user_outlives_the_name_it_was_known_by() {
         let other = overlay.lookup(NodeNumber::ROOT, b"two");
         assert!(other.expect("an answer").is_some());
     }
+}
+
+const READ: OpenRequest = OpenRequest {
+    read: true,
+    write: false,
+    truncate: false,
+    lower_is_live: false,
+};
+
+/// Replaces the node of a file that the kernel reads below.
+fn split(overlay: &Overlay, node: NodeNumber) -> NodeNumber {
+    let request = OpenRequest {
+        write: true,
+        lower_is_live: true,
+        ..READ
+    };
+    match overlay.open_file(node, request) {
+        Ok(Opened::MovedTo(new)) => new,
+        other => panic!("the node was not replaced: {other:?}"),
+    }
+}
+
+/// The old node of a replaced file stays in use as long as somebody has it open; the names that the
+/// file has below lead to the new one, whether that is known at the time or not.
+#[test]
+fn regression_other_names_of_a_replaced_file_lead_to_the_new_one() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a old-text", "h b a", "h c a"]]);
+    let overlay = lab.open();
+    let look_up = |name: &[u8]| {
+        let found = overlay.lookup(NodeNumber::ROOT, name).expect("a lookup");
+        found.expect("a file")
+    };
+    let old = look_up(b"a");
+    let Ok(Opened::File(file)) = overlay.open_file(old.node, READ) else {
+        panic!("no file");
+    };
+    let new = split(&overlay, old.node);
+    assert_eq!(look_up(b"a").node, new);
+    overlay.forget(new, 1);
+    Paths(&overlay).unlink("a").expect("it goes");
+    let (other, third) = (look_up(b"b"), look_up(b"c"));
+    assert_ne!(other.node, old.node);
+    assert_eq!((other.node, other.ino), (third.node, old.ino));
+    let paths = Paths(&overlay);
+    paths.write("b", b"new", 0).expect("a write");
+    assert_eq!(paths.read("c").expect("a read"), b"new-text");
+    let mut text = [0; 8];
+    file.read_at(&mut text, 0).expect("a read");
+    assert_eq!(&text, b"old-text");
+    drop(file);
+    for node in [old.node, other.node, other.node] {
+        overlay.forget(node, 1);
+    }
+    assert_eq!(overlay.nodes_in_use(), 1);
 }
