@@ -1,9 +1,10 @@
 //! What once went wrong in writable overlays.
 
-use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay};
+use nix::errno::Errno;
+use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
 
 use super::support::{Need, make, require, set_xattr};
-use super::writable::{Paths, Writable, names, tree};
+use super::writable::{Paths, Writable, errno, names, read, tree};
 
 /// A default ACL that gives a user something.
 fn default_acl() -> Vec<u8> {
@@ -183,5 +184,43 @@ fn regression_other_names_of_a_replaced_file_lead_to_the_new_one() {
     for node in [old.node, other.node, other.node] {
         overlay.forget(node, 1);
     }
+    assert_eq!(overlay.nodes_in_use(), 1);
+}
+
+/// Nothing in the index would ever go again.
+#[test]
+fn regression_a_changed_file_without_names_does_not_come_into_the_index() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a text", "h b a", "f c text"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    for names in [&["a", "b"][..], &["c"]] {
+        let node = overlay.lookup(NodeNumber::ROOT, names[0].as_bytes());
+        let node = node.expect("a lookup").expect("a file").node;
+        for name in names {
+            paths.unlink(name).expect("it goes");
+        }
+        let emptying = OpenRequest {
+            read: false,
+            write: true,
+            truncate: true,
+            lower_is_live: true,
+        };
+        let opened = overlay.open_file(node, emptying).map(drop);
+        assert_eq!(errno(opened), Err(Errno::ESTALE));
+        let found = overlay.attributes(node).expect("attributes");
+        assert_eq!((found.nlink, found.size), (0, 4), "the reader has it still");
+        let change = SetAttributes {
+            permissions: Some(0o600),
+            ..SetAttributes::default()
+        };
+        let found = overlay.set_attributes(node, &change).expect("a mode");
+        assert_eq!((found.nlink, found.permissions), (0, 0o600));
+        assert_eq!(read(&overlay, &found).expect("content"), b"text");
+        overlay.forget(node, 1);
+    }
+    assert!(names(&lab.work.join("plyfs.index")).is_empty());
     assert_eq!(overlay.nodes_in_use(), 1);
 }
