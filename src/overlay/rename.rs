@@ -372,7 +372,7 @@ impl Engine {
         let stat = directory.at(place.name).stat();
         let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
         node.state.write().upper_ino = ino;
-        self.contents_mut(node)?.hide_base();
+        self.contents_mut(node)?.hide_base(Vec::new());
         let in_base = self.base_has(&*self.contents(place.directory)?, place.name)?;
         let mut contents = self.contents_mut(place.directory)?;
         contents.set_object(place.name, ino, node.number, in_base);

@@ -1,5 +1,7 @@
 //! What once went wrong in writable overlays.
 
+use std::ops::ControlFlow;
+
 use nix::errno::Errno;
 use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
 
@@ -223,4 +225,43 @@ fn regression_a_changed_file_without_names_does_not_come_into_the_index() {
     }
     assert!(names(&lab.work.join("plyfs.index")).is_empty());
     assert_eq!(overlay.nodes_in_use(), 1);
+}
+
+/// Without redirects a directory that is renamed hides what lies below it, and whoever is reading it
+/// goes on where he was.
+#[test]
+fn regression_a_rename_repeats_nothing_to_who_reads_the_directory() {
+    let lines: Vec<String> = (0..30).map(|n| format!("f d/b{n:02} x")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for steps in [3, 17, 25, 34] {
+        let mut lab = Writable::new(&[&lines]);
+        lab.options.metacopy_redirect = false;
+        let overlay = lab.open();
+        let paths = Paths(&overlay);
+        for n in 0..10 {
+            paths.create(&format!("d/u{n}"), b"").expect("a file");
+        }
+        let directory = overlay.lookup(NodeNumber::ROOT, b"d");
+        let directory = directory.expect("a lookup").expect("a directory").node;
+        let (mut offset, mut seen) = (0, Vec::new());
+        for room in [steps, usize::MAX] {
+            let list = overlay.list(directory, offset, &mut |listed| {
+                if seen.len() == room {
+                    return ControlFlow::Break(());
+                }
+                offset = listed.next_offset;
+                seen.push(listed.name.to_vec());
+                ControlFlow::Continue(())
+            });
+            list.expect("a listing");
+            if room == steps {
+                paths.rename("d", "e").expect("a rename");
+            }
+        }
+        let count = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!((seen.len(), count), (42, 42), "after {steps}");
+        overlay.forget(directory, 1);
+    }
 }
