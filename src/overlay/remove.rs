@@ -138,6 +138,11 @@ impl Engine {
             // Better that it cannot be reached afterwards than that it cannot be removed.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 log::warn!("too many files are open to keep node {}", node.number);
+                let links = reach.at().stat().map_or(1, |stat| stat.nlink);
+                if indexed || node.kind == FileKind::Directory || links == 1 {
+                    // Whatever has this inode next is something else.
+                    node.state.write().upper_ino = 0;
+                }
                 Ok(None)
             }
             Err(error) => Err(failed("keeping what is removed")(error)),

@@ -2,7 +2,9 @@
 //! one, lower layers are untouched, and nothing is left in the work directory.
 
 use plyfs::layer::FileKind;
-use plyfs::overlay::{OpenRequest, Overlay, RenameFlags, Result, SetAttributes, TimeChange};
+use plyfs::overlay::{
+    NodeNumber, OpenRequest, Overlay, RenameFlags, Result, SetAttributes, TimeChange,
+};
 use plyfs::sys::fault;
 
 use super::reference::{AGED, age};
@@ -395,6 +397,33 @@ fn regression_a_metacopy_that_cannot_be_completed_stays_what_it_was() {
         if written.is_err() {
             let after = tree(&overlay).remove(&b"/h/3"[..]).expect("a metacopy");
             assert_eq!(before, after, "call {at}: {written:?}");
+        }
+        if calls < at {
+            break;
+        }
+    }
+}
+
+/// A file whose name goes, and which cannot be kept because too many are open, is not taken for what
+/// has its inode afterwards.
+#[test]
+fn regression_what_cannot_be_kept_is_nothing_else_later() {
+    for at in 1.. {
+        let writable = Writable::new(&[&["d d"]]);
+        let overlay = writable.open();
+        let paths = Paths(&overlay);
+        paths.create("new", b"").expect("a file");
+        let dead = overlay.lookup(NodeNumber::ROOT, b"new");
+        let dead = dead.expect("a lookup").expect("a file");
+        fault::plan(Some(at), libc::EMFILE, false);
+        let removed = paths.unlink("new");
+        let calls = fault::calls();
+        fault::plan(None, 0, false);
+        if removed.is_ok() {
+            // File systems that give an inode again do so at once.
+            paths.create("next", b"").expect("a file");
+            let next = paths.stat("next").expect("a file");
+            assert_ne!(next.node, dead.node, "call {at}");
         }
         if calls < at {
             break;
