@@ -112,6 +112,8 @@ impl Engine {
         contents.has_xattr_whiteouts = opaque.as_deref() == Some(b"x");
         if opaque.as_deref() == Some(b"y") {
             contents.base = None;
+            // What made it opaque may have ended before they were removed.
+            contents.has_xattr_whiteouts = names.opaque.starts_with(b"user.");
         }
         contents.impure = own.xattr(&names.impure).map_err(&doing)?.is_some();
         let mut found = Vec::new();

@@ -93,17 +93,19 @@ impl Engine {
     }
 
     /// Makes a whiteout where the upper has nothing.
-    fn put_whiteout(
+    pub(super) fn put_whiteout(
         &self,
         directory: &WritableDir,
         contents: &mut Contents,
         name: &[u8],
     ) -> Result<()> {
-        let by_attribute = self.upper.make_whiteout(directory, name)?;
-        self.mark_whiteouts(directory, contents, by_attribute)
+        let by_attribute = self.upper.makes_whiteouts_by_attribute()?;
+        self.mark_whiteouts(directory, contents, by_attribute)?;
+        self.upper.make_whiteout(directory, name).map(drop)
     }
 
-    /// Says that a directory has whiteouts by attribute.
+    /// Says that a directory has whiteouts by attribute; before it has the first, which would be an
+    /// empty file otherwise.
     pub(super) fn mark_whiteouts(
         &self,
         directory: &WritableDir,

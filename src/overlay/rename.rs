@@ -398,15 +398,15 @@ impl Engine {
             Some(Entry::Object(_)) => Some(false),
         };
         if at_target == Some(true) && source.kind == FileKind::Directory {
+            if needs_whiteout {
+                let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
+                let mut contents = self.contents_mut(from.directory)?;
+                self.mark_whiteouts(&old, &mut contents, by_attribute)?;
+            }
             old.rename(from.name, &new, to.name, libc::RENAME_EXCHANGE)
                 .map_err(&doing)?;
             if needs_whiteout {
-                let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
-                return self.mark_whiteouts(
-                    &old,
-                    &mut *self.contents_mut(from.directory)?,
-                    by_attribute,
-                );
+                return Ok(());
             }
             // Hides nothing; best effort, since the rename is done.
             if let Err(error) = old.unlink(from.name) {

@@ -3,8 +3,9 @@
 
 use plyfs::layer::FileKind;
 use plyfs::overlay::{
-    NodeNumber, OpenRequest, Overlay, RenameFlags, Result, SetAttributes, TimeChange,
+    Namespace, NodeNumber, OpenRequest, Overlay, RenameFlags, Result, SetAttributes, TimeChange,
 };
+use plyfs::sys::at::RootFd;
 use plyfs::sys::fault;
 
 use super::reference::{AGED, age};
@@ -34,7 +35,22 @@ const LAYERS: [&[&str]; 2] = [
 
 /// What is there before: something of the upper too.
 fn prepare(overlay: &Overlay) {
+    prepare_in(overlay, Format::Plain);
+}
+
+fn prepare_in(overlay: &Overlay, format: Format) {
     let paths = Paths(overlay);
+    if matches!(format, Format::Attributes) {
+        // The first device 0:0 cannot be made.
+        for at in 1.. {
+            fault::plan(Some(at), libc::EPERM, false);
+            if paths.unlink("s").is_ok() {
+                break;
+            }
+        }
+        fault::plan(None, 0, false);
+        paths.symlink("s", "d/a").expect("a symlink");
+    }
     paths.mkdir("new", 0o755).expect("a directory");
     paths.create("new/f", b"upper").expect("a file");
     paths.unlink("m/y").expect("a whiteout");
@@ -104,6 +120,9 @@ fn verbs() -> Vec<(&'static str, Verb)> {
         ("rename to a whiteout", |p| p.rename("d/b", "m/y")),
         ("rename a directory", |p| p.rename("t", "new/t")),
         ("rename a directory over", |p| p.rename("t", "e")),
+        ("rename a directory with a whiteout", |p| {
+            p.rename("m", "new/m")
+        }),
         ("rename a directory to a whiteout", |p| p.rename("t", "m/y")),
         ("rename one of several", |p| p.rename("h/1", "new/h")),
         ("exchange", |p| p.rename_with("t", "new", EXCHANGING)),
@@ -209,12 +228,17 @@ enum Format {
     Plain,
     /// Neither, and owners in attributes.
     Overrides,
+    /// Neither, and whiteouts by attribute.
+    Attributes,
 }
 
 fn lab(format: Format) -> Writable {
     let mut writable = Writable::new(&LAYERS);
     writable.options.metacopy_redirect = matches!(format, Format::Redirects);
     writable.options.override_stat = matches!(format, Format::Overrides);
+    if matches!(format, Format::Attributes) {
+        writable.options.namespace = Some(Namespace::User);
+    }
     for layer in &writable.layers {
         age(layer);
     }
@@ -228,7 +252,12 @@ fn try_all(crash: bool, errno: i32, format: Format) {
         let counted = !title.contains("one of several");
         let writable = lab(format);
         let overlay = writable.open();
-        prepare(&overlay);
+        prepare_in(&overlay, format);
+        if matches!(format, Format::Attributes) {
+            let upper = RootFd::open(&writable.upper).expect("the upper");
+            let mark = upper.xattr(b"m", b"user.overlay.opaque").expect("a mark");
+            assert_eq!(mark, b"x");
+        }
         verb(&Paths(&overlay)).unwrap_or_else(|error| panic!("{title}: {error}"));
         let new = comparable(tree(&overlay), counted);
         // What is left behind is put there after the rename.
@@ -243,7 +272,7 @@ fn try_all(crash: bool, errno: i32, format: Format) {
             let writable = lab(format);
             let lower: Vec<Rows> = writable.layers.iter().map(|l| plain(l)).collect();
             let overlay = writable.open();
-            prepare(&overlay);
+            prepare_in(&overlay, format);
             let old = comparable(tree(&overlay), counted);
             let mut known = [&old, &new, &between, &dated(&old, &new)].map(Rows::clone);
             if may_tear {
@@ -300,8 +329,13 @@ fn whiteouts(writable: &Writable) -> usize {
     let work = writable.work.join("work");
     let is_whiteout = |name: &&String| {
         use std::os::unix::fs::FileTypeExt;
-        let kind = work.join(name).symlink_metadata().map(|m| m.file_type());
-        kind.is_ok_and(|kind| kind.is_char_device())
+        let found = work.join(name).symlink_metadata();
+        let by_attribute = || {
+            let work = RootFd::open(&work).expect("the work directory");
+            let mark = work.xattr(name.as_bytes(), b"user.overlay.whiteout");
+            mark.is_ok()
+        };
+        found.is_ok_and(|found| found.file_type().is_char_device() || by_attribute())
     };
     names(&work).iter().filter(is_whiteout).count()
 }
@@ -321,6 +355,15 @@ fn every_call_is_the_last() {
         try_all(true, libc::EIO, Format::Redirects);
         try_all(true, libc::EIO, Format::Plain);
         try_all(true, libc::EIO, Format::Overrides);
+    }
+}
+
+/// Where devices 0:0 cannot be made a whiteout is a file, and its directory must say that first.
+#[test]
+fn regression_a_whiteout_by_attribute_is_never_an_empty_file() {
+    if require(Need::Root) {
+        try_all(false, libc::ENOSPC, Format::Attributes);
+        try_all(true, libc::EIO, Format::Attributes);
     }
 }
 
