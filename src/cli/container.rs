@@ -188,7 +188,7 @@ impl ContainerDiff {
         for (kind, path) in rows {
             text.extend_from_slice(kind.as_bytes());
             text.push(b' ');
-            text.extend_from_slice(&path);
+            text.extend_from_slice(&output::name(&path));
             text.push(b'\n');
         }
         std::io::stdout().write_all(&text).map_err(output::failed)
