@@ -1,5 +1,6 @@
 //! `plyfs container`: what is in containers, and their end. `plyfs mount --name` makes them.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -143,17 +144,8 @@ impl ContainerRm {
 }
 
 fn remove(store: &Store, name: &str) -> Result<()> {
-    let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
-    let container = store.container(name).map_err(|error| {
-        let in_use = matches!(error, store::Error::ContainerInUse(_));
-        let failure = failed(error);
-        if in_use {
-            failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
-        } else {
-            failure
-        }
-    })?;
-    let Some(container) = container else {
+    let failed = |error| failure(format!("cannot remove container {name}"), error);
+    let Some(container) = store.container(name).map_err(failed)? else {
         return Err(missing("remove", name));
     };
     store.remove_container(container).map_err(failed)
@@ -188,10 +180,21 @@ impl ContainerDiff {
         for (kind, path) in rows {
             text.extend_from_slice(kind.as_bytes());
             text.push(b' ');
-            text.extend_from_slice(&path);
+            text.extend_from_slice(&output::name(&path));
             text.push(b'\n');
         }
         std::io::stdout().write_all(&text).map_err(output::failed)
+    }
+}
+
+/// The failure of something with a container, which may be in use.
+pub fn failure(tried: impl Display, error: store::Error) -> Failure {
+    let in_use = matches!(error, store::Error::ContainerInUse(_));
+    let failure = Failure::new(tried, error);
+    if in_use {
+        failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
+    } else {
+        failure
     }
 }
 

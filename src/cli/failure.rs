@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::Result;
+use super::{Result, output};
 use crate::oci::ParseError;
 use crate::{cause, image, mount, registry, store};
 
@@ -141,10 +141,11 @@ impl Failure {
         if self.told || self.broken_pipe {
             return;
         }
-        eprintln!("plyfs: {}", cause::chain(self.error.as_ref()));
+        let mut text = format!("plyfs: {}\n", cause::chain(self.error.as_ref()));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            text.push_str(&format!("hint: {hint}\n"));
         }
+        output::tell(&text);
     }
 }
 

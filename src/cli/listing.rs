@@ -1,5 +1,7 @@
 //! `--format` of lists: a table, a JSON object for each row, or a template.
 
+use std::io::{self, IsTerminal};
+
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
@@ -54,6 +56,10 @@ impl<'a> Listing<'a> {
             Some(own) => (own, true),
         };
         let template = parse(template)?;
+        let rows: Vec<Value> = match is_table || io::stdout().is_terminal() {
+            true => rows.iter().map(one_line).collect(),
+            false => rows.to_vec(),
+        };
         if !is_table {
             let fill = |row| template.render(row).map_err(wrong);
             return rows.iter().try_for_each(|row| output::line(&fill(row)?));
@@ -68,13 +74,24 @@ impl<'a> Listing<'a> {
             .map_err(wrong)?;
         let cells = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
         let mut lines = Vec::new();
-        for row in rows {
+        for row in &rows {
             lines.push(cells(template.render(row).map_err(wrong)?));
         }
         let headings = cells(headings);
         let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
         output::table(&headings, &lines)
     }
+}
+
+/// A row with nothing in its texts that would steer a terminal or break a table.
+fn one_line(row: &Value) -> Value {
+    let mut row = row.clone();
+    for value in row.as_object_mut().into_iter().flatten() {
+        if let (_, Value::String(text)) = value {
+            *text = text.replace(char::is_control, " ");
+        }
+    }
+    row
 }
 
 /// Reads a template, with `\t` and `\n` written out as shells pass them on.

@@ -81,7 +81,7 @@ impl Load {
         }
         for image in &saved.images {
             match self.load(&store, &saved, image) {
-                Ok(loaded) => report(image, &loaded)?,
+                Ok(loaded) => self.report(image, &loaded)?,
                 // Signatures and such lie beside images.
                 Err(error @ image::Error::NotAnImage(_)) if saved.images.len() > 1 => {
                     log::warn!("left out {}: {error}", image.digest);
@@ -146,23 +146,23 @@ impl Load {
         display.finish();
         loaded
     }
-}
 
-/// Tells what was loaded, as Docker does.
-fn report(image: &SavedImage, loaded: &Loaded) -> Result<()> {
-    for (name, digest) in &loaded.taken {
-        let name = name.familiar();
-        output::line(&format!(
-            "The image {name} already exists, renaming the old one with digest {digest} to empty string"
-        ))?;
+    /// Tells what was loaded, as Docker does.
+    fn report(&self, image: &SavedImage, loaded: &Loaded) -> Result<()> {
+        for (name, digest) in loaded.taken.iter().filter(|_| !self.quiet) {
+            let name = name.familiar();
+            output::line(&format!(
+                "The image {name} already exists, renaming the old one with digest {digest} to empty string"
+            ))?;
+        }
+        for name in &image.names {
+            output::line(&format!("Loaded image: {}", name.familiar()))?;
+        }
+        if image.names.is_empty() {
+            output::line(&format!("Loaded image ID: {}", loaded.id))?;
+        }
+        Ok(())
     }
-    for name in &image.names {
-        output::line(&format!("Loaded image: {}", name.familiar()))?;
-    }
-    if image.names.is_empty() {
-        output::line(&format!("Loaded image ID: {}", loaded.id))?;
-    }
-    Ok(())
 }
 
 /// The archive itself where it is a plain file, else a copy in the store that goes away with the

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, complete, environment, output};
+use super::{Global, Result, complete, container, environment, output};
 use crate::image::{self, Found};
 use crate::mount::image::{ImageRequest, serving, serving_container, serving_snapshot};
 use crate::mount::{self, Serving, Target, layers};
@@ -201,7 +201,7 @@ impl Mount {
         };
         let store = environment::open_store(global)?;
         let tried = format!("cannot mount container {name}");
-        let failed = |error| Failure::new(&tried, error);
+        let failed = |error| container::failure(&tried, error);
         store.remove_abandoned_containers().map_err(failed)?;
         let there = store.container(name).map_err(failed)?;
         let container = match (there, image) {

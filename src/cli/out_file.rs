@@ -1,11 +1,11 @@
 //! Where an archive is written: standard output, or a file that appears whole or not at all.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -78,14 +78,11 @@ impl OutFile {
 
     /// The failure of writing it, if that is what `error` is about.
     pub fn failure(&self, tried: &str, error: anyhow::Error) -> Failure {
-        let kind = error.chain().find_map(|cause| {
-            let error = cause.downcast_ref::<io::Error>();
-            error.map(io::Error::kind)
-        });
-        match kind {
-            Some(ErrorKind::BrokenPipe) => Failure::broken_pipe(),
-            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                Failure::new(format!("{tried}: cannot write {}", self.shown), error)
+        let cause = error.chain().find_map(|cause| cause.downcast_ref());
+        match cause.map(|cause: &io::Error| (cause.kind(), cause)) {
+            Some((ErrorKind::BrokenPipe, _)) => Failure::broken_pipe(),
+            Some((ErrorKind::StorageFull | ErrorKind::QuotaExceeded, cause)) => {
+                Failure::plain(format!("{tried}: cannot write {}: {cause}", self.shown))
                     .with_hint("choose another place with -o")
             }
             _ => Failure::new(tried, error),
@@ -175,14 +172,29 @@ fn begin(path: &Path) -> io::Result<(File, Place)> {
         Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(error),
     };
-    match std::fs::metadata(&target) {
-        Ok(found) if found.is_dir() => return Err(ErrorKind::IsADirectory.into()),
-        Ok(found) if !found.is_file() => {
+    let replaced = std::fs::metadata(&target).ok();
+    match &replaced {
+        Some(found) if found.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+        Some(found) if !found.is_file() => {
             let file = OpenOptions::new().write(true).open(&target)?;
             return Ok((file, Place::Stream));
         }
         _ => {}
     }
+    let (file, place) = begin_beside(target)?;
+    if let Some(replaced) = replaced {
+        let (uid, gid) = (Some(replaced.uid()), Some(replaced.gid()));
+        // Only root gives files away; a group of one's own is kept.
+        if let Err(error) = fchown(&file, uid, gid).or_else(|_| fchown(&file, None, gid)) {
+            log::debug!("the owner of {} is not kept: {error}", path.display());
+        }
+        file.set_permissions(Permissions::from_mode(replaced.mode() & 0o777))?;
+    }
+    Ok((file, place))
+}
+
+/// Begins what will replace the file `target`, or be it.
+fn begin_beside(target: PathBuf) -> io::Result<(File, Place)> {
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

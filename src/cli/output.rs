@@ -166,6 +166,12 @@ pub fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// Writes lines to standard error at once, so that those of several processes do not mix.
+pub fn tell(lines: &str) {
+    // Nobody can be told when that fails.
+    drop(io::stderr().write_all(lines.as_bytes()));
+}
+
 struct Log;
 
 impl log::Log for Log {
@@ -183,7 +189,7 @@ impl log::Log for Log {
             };
             if level <= log::max_level() && !crate::mount::tell_system(level, &text) {
                 let level = level.as_str().to_lowercase();
-                progress::above_bars(|| eprintln!("plyfs: {level}: {text}"));
+                progress::above_bars(|| tell(&format!("plyfs: {level}: {text}\n")));
             }
         }
     }

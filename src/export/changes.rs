@@ -48,26 +48,43 @@ pub(super) fn write<W: Write>(
         finder.done(now);
     }
     finder.leave(0);
-    if overlay.has_linked_copies() {
+    if overlay.has_linked_copies() || archiver.lacks_names() {
         let written: HashSet<Vec<u8>> = found.into_iter().map(|(_, path)| path).collect();
         write_other_names(overlay, &written, &mut archiver)?;
     }
     Ok(archiver.left_out)
 }
 
-/// Writes the names of changed files that only the base has.
+/// Writes the names that only the base has of files that are in the layer, so that they stay one file,
+/// and the directories that those names are in: without them tools make some up.
+///
+/// A link to a name below would be shorter, but some tools unpack a layer by itself.
 fn write_other_names<W: Write>(
     overlay: &Overlay,
     written: &HashSet<Vec<u8>>,
     archiver: &mut Archiver<'_, W>,
 ) -> Result<()> {
+    // Those on the way that are not in the layer.
+    let mut parents: Vec<(Vec<u8>, Attributes)> = Vec::new();
     each(overlay, &mut |path, attributes| {
-        let may_be = attributes.kind != FileKind::Directory && !written.contains(path);
-        if may_be {
-            let origin = overlay.origin(attributes.node).map_err(cannot_read(path))?;
-            if matches!(origin, Origin::Upper(_)) {
-                archiver.add(path, attributes)?;
+        let is_below = |parent: &[u8]| {
+            path.strip_prefix(parent)
+                .is_some_and(|p| p.starts_with(b"/"))
+        };
+        while parents.pop_if(|(parent, _)| !is_below(parent)).is_some() {}
+        if path.is_empty() || written.contains(path) {
+            return Ok(());
+        }
+        if attributes.kind == FileKind::Directory {
+            parents.push((path.to_vec(), *attributes));
+            return Ok(());
+        }
+        let origin = overlay.origin(attributes.node).map_err(cannot_read(path))?;
+        if matches!(origin, Origin::Upper(_)) || archiver.has(&origin) {
+            for (parent, attributes) in parents.drain(..) {
+                archiver.add(&parent, &attributes)?;
             }
+            archiver.add(path, attributes)?;
         }
         Ok(())
     })

@@ -18,8 +18,8 @@ type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 pub(super) struct Archiver<'a, W> {
     pub(super) overlay: &'a Overlay,
     pub(super) tar: &'a mut TarWriter<W>,
-    /// The first path of each file that has several.
-    links: HashMap<Origin, Vec<u8>>,
+    /// The first path of each file that has several, and how many names of it are not written.
+    links: HashMap<Origin, (Vec<u8>, u64)>,
     /// What an archive cannot hold.
     pub(super) left_out: Vec<Escaped>,
 }
@@ -54,12 +54,14 @@ impl<'a, W: Write> Archiver<'a, W> {
         let nothing = &mut io::empty();
         if attributes.kind != FileKind::Directory && attributes.nlink > 1 {
             let origin = self.overlay.origin(node).map_err(&cannot_read)?;
-            if let Some(first) = self.links.get(&origin) {
+            if let Some((first, left)) = self.links.get_mut(&origin) {
+                *left = left.saturating_sub(1);
                 let kind = TarKind::HardLink(first);
                 self.tar.append(&TarEntry { kind, ..entry }, nothing)?;
                 return Ok(true);
             }
-            self.links.insert(origin, path.to_vec());
+            let left = u64::from(attributes.nlink) - 1;
+            self.links.insert(origin, (path.to_vec(), left));
         }
         let xattrs = self.xattrs(node).map_err(&cannot_read)?;
         entry.xattrs = &xattrs;
@@ -92,6 +94,16 @@ impl<'a, W: Write> Archiver<'a, W> {
         };
         self.tar.append(&entry, nothing)?;
         Ok(true)
+    }
+
+    /// Whether a file of several names was written under one of them.
+    pub(super) fn has(&self, file: &Origin) -> bool {
+        self.links.contains_key(file)
+    }
+
+    /// Whether a file was written that has more names than those that were.
+    pub(super) fn lacks_names(&self) -> bool {
+        self.links.values().any(|(_, left)| *left > 0)
     }
 
     fn xattrs(&self, node: NodeNumber) -> crate::overlay::Result<Xattrs> {

@@ -32,12 +32,34 @@ impl Changes {
         self.config
     }
 
-    /// Follows one instruction: `CMD ["nginx"]`.
+    /// Follows the instructions of a text, usually one: `CMD ["nginx"]`. Each is on a line of its own,
+    /// or on several with a backslash at the end of all but the last; lines with `#` say nothing.
     ///
     /// # Errors
     ///
-    /// [`ParseError::Instruction`]; then nothing has changed.
-    pub fn apply(&mut self, instruction: &str) -> Result<(), ParseError> {
+    /// [`ParseError::Instruction`]; then only the instructions before that one were followed.
+    pub fn apply(&mut self, text: &str) -> Result<(), ParseError> {
+        let says_something = |line: &&str| {
+            let line = line.trim_start();
+            !line.is_empty() && !line.starts_with('#')
+        };
+        let mut instructions: Vec<String> = Vec::new();
+        let mut goes_on = false;
+        for line in text.lines().map(str::trim_end).filter(says_something) {
+            let part = line.strip_suffix('\\').unwrap_or(line);
+            match instructions.last_mut() {
+                Some(begun) if goes_on => begun.push_str(part),
+                _ => instructions.push(part.to_owned()),
+            }
+            goes_on = part.len() < line.len();
+        }
+        if instructions.is_empty() {
+            return self.apply_one("");
+        }
+        instructions.iter().try_for_each(|one| self.apply_one(one))
+    }
+
+    fn apply_one(&mut self, instruction: &str) -> Result<(), ParseError> {
         let text = instruction.trim();
         let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         self.follow(&name.to_ascii_uppercase(), rest.trim())
@@ -88,12 +110,24 @@ impl Changes {
                 };
                 self.config.volumes.extend(volumes);
             }
-            "USER" => self.config.user = self.word(rest)?,
+            "USER" => {
+                let user = self.word(rest)?;
+                if user.contains(char::is_whitespace) {
+                    return Err("it is more than one user".to_owned());
+                }
+                self.config.user = user;
+            }
             "WORKDIR" => {
                 let path = self.word(rest)?;
                 self.config.working_dir = below(&self.config.working_dir, &path);
             }
-            "STOPSIGNAL" => self.config.stop_signal = Some(self.word(rest)?),
+            "STOPSIGNAL" => {
+                let signal = self.word(rest)?;
+                if !is_signal(&signal) {
+                    return Err(format!("{} is no signal", quoted(&signal)));
+                }
+                self.config.stop_signal = Some(signal);
+            }
             "ONBUILD" => {
                 let trigger = rest.split_whitespace().next().unwrap_or_default();
                 if ["ONBUILD", "FROM", "MAINTAINER"].contains(&&*trigger.to_ascii_uppercase()) {
@@ -297,6 +331,25 @@ fn ports(text: &str) -> Result<Vec<String>, String> {
         .collect())
 }
 
+/// Whether this is the number of a signal or its name, with `SIG` before it or not.
+fn is_signal(text: &str) -> bool {
+    const NAMES: &str = "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR \
+        QUIT SEGV STKFLT STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ \
+        RTMIN RTMAX";
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let is_in = |range: std::ops::RangeInclusive<u8>, number: &str| {
+        number.parse().is_ok_and(|number| range.contains(&number))
+    };
+    if let Some(above) = name.strip_prefix("RTMIN+") {
+        return is_in(1..=15, above);
+    }
+    if let Some(below) = name.strip_prefix("RTMAX-") {
+        return is_in(1..=14, below);
+    }
+    is_in(1..=64, text) || NAMES.split(' ').any(|known| known == name)
+}
+
 /// A path seen from a directory, without `.` and `..` in it.
 fn below(directory: &str, path: &str) -> String {
     let whole = match path.starts_with('/') {
@@ -482,6 +535,15 @@ mod tests {
     }
 
     #[test]
+    fn regression_several_lines_are_several_instructions() {
+        let text = "USER web\n# a remark\nENV A=1 \\\n\n  B=2\r\nSTOPSIGNAL rtmin+3";
+        let config = changed(Config::default(), &[text]);
+        assert_eq!(config.user, "web");
+        assert_eq!(config.env, ["A=1", "B=2"]);
+        assert_eq!(config.stop_signal.as_deref(), Some("rtmin+3"));
+    }
+
+    #[test]
     fn what_is_refused() {
         for (instruction, why) in [
             ("RUN make", "none of CMD"),
@@ -494,6 +556,10 @@ mod tests {
             ("EXPOSE 80/xyz", "no port"),
             ("EXPOSE 70000", "no port"),
             ("EXPOSE 9-8", "no port"),
+            ("USER a b", "more than one"),
+            ("STOPSIGNAL FOO", "no signal"),
+            ("STOPSIGNAL 0", "no signal"),
+            ("STOPSIGNAL SIGTERM x", "no signal"),
             ("ONBUILD FROM x", "cannot be a trigger"),
             ("HEALTHCHECK --interval=x CMD y", "not valid"),
             ("HEALTHCHECK RUN", "neither NONE nor CMD"),

@@ -100,6 +100,7 @@ impl AuthFiles {
     /// [`Error::Credentials`] if a file or helper cannot be read or says something odd.
     pub fn find(&self, registry: &RegistryName, place: &str) -> Result<Option<Credentials>, Error> {
         let wrong = |why: String| Error::Credentials {
+            doing: "get",
             registry: registry.to_string(),
             why,
         };

@@ -45,6 +45,7 @@ impl AuthFiles {
         credentials: &Credentials,
     ) -> Result<Keeper, Error> {
         let wrong = |why: String| Error::Credentials {
+            doing: "keep",
             registry: registry.to_string(),
             why,
         };
@@ -89,6 +90,7 @@ impl AuthFiles {
     /// As [`AuthFiles::store`].
     pub fn erase(&self, registry: &RegistryName) -> Result<Vec<Keeper>, Error> {
         let wrong = |why: String| Error::Credentials {
+            doing: "forget",
             registry: registry.to_string(),
             why,
         };
@@ -117,6 +119,7 @@ impl AuthFiles {
         let mut found: Vec<RegistryName> = Vec::new();
         for path in &self.paths {
             let wrong = |why: String| Error::Credentials {
+                doing: "get",
                 registry: "any registry".to_owned(),
                 why,
             };
@@ -325,6 +328,18 @@ mod tests {
         assert_eq!(files.erase(&registry).unwrap(), both);
         assert_eq!(files.erase(&registry).unwrap(), []);
         assert_eq!(files.find(&registry, "r.io/x").unwrap(), None);
+    }
+
+    #[test]
+    fn regression_credentials_that_cannot_be_kept_say_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("no/config.json");
+        let mut files = files(&[path]);
+        files.new_ones = Some(directory.path().join("file/config.json"));
+        fs::write(directory.path().join("file"), "").unwrap();
+        let kept = files.store(&RegistryName::default(), &basic("a"));
+        let said = kept.unwrap_err().to_string();
+        assert!(said.starts_with("cannot keep credentials"), "{said}");
     }
 
     #[test]

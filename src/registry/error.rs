@@ -131,9 +131,11 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// Credentials could not be had.
-    #[error("cannot get credentials for {registry}: {why}")]
+    /// Credentials could not be had, kept or forgotten.
+    #[error("cannot {doing} credentials for {registry}: {why}")]
     Credentials {
+        /// What was tried: `get`.
+        doing: &'static str,
         /// The registry's host.
         registry: String,
         /// What went wrong.

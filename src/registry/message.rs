@@ -210,7 +210,7 @@ fn detail(body: &[u8]) -> String {
     texts
         .join(", ")
         .chars()
-        .filter(|c| !c.is_control())
+        .map(|c| if c.is_control() { ' ' } else { c })
         .take(300)
         .collect()
 }
@@ -220,11 +220,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_of_errors() {
+    fn regression_details_of_errors_are_one_line() {
         for (body, expected) in [
             (
-                r#"{"errors":[{"code":"DENIED","message":"no\u001b[2J way"}]}"#,
-                "no[2J way",
+                r#"{"errors":[{"code":"DENIED","message":"no\u001b[2J\nway"}]}"#,
+                "no [2J way",
             ),
             (
                 r#"{"errors":[{"code":"DENIED"},{"message":"x"}]}"#,

@@ -1,10 +1,10 @@
 //! `commit` and `export`: the image that is made, and the archive, show what the container shows.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -219,6 +219,83 @@ fn hard_links_of_the_image() {
     let [one, three] = [one, three].map(|path| fs::metadata(path).unwrap());
     assert_eq!((one.ino(), one.nlink()), (three.ino(), 2));
     assert!(!mount.path().join("two").exists());
+}
+
+/// An image with x/a and sec/b, two names of one file; sec is of another owner and time.
+fn linked_image(store: &Store) {
+    let tree = temp_dir();
+    let at = |name: &str| tree.path().join(name);
+    fs::create_dir(at("x")).unwrap();
+    fs::create_dir(at("sec")).unwrap();
+    fs::write(at("x/a"), "one\n").unwrap();
+    fs::hard_link(at("x/a"), at("sec/b")).unwrap();
+    chown(at("sec"), Some(5), Some(6)).unwrap();
+    fs::set_permissions(at("sec"), fs::Permissions::from_mode(0o2750)).unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    File::open(at("sec")).unwrap().set_modified(time).unwrap();
+    store.run([
+        "import".as_ref(),
+        tree.path().as_os_str(),
+        "linked:1".as_ref(),
+    ]);
+}
+
+/// What podman has at some paths of an image of the store: owner, mode, time and number of names.
+fn seen_by_podman(store: &Store, image: &str, paths: &[&str]) -> String {
+    let archive = save(store, "podman.tar", &[image]);
+    let podman = Podman::new();
+    podman.run([
+        "load".as_ref(),
+        "-q".as_ref(),
+        "-i".as_ref(),
+        archive.as_os_str(),
+    ]);
+    let seen = podman.run(["image", "mount", image]);
+    let mut stat = Command::new("stat");
+    stat.arg("--format=%n %u:%g %a %Y %h").args(paths);
+    let output = succeed(stat.current_dir(seen.trim()));
+    podman.run(["image", "umount", image]);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn regression_directories_of_other_names_are_in_the_layer() {
+    if !require(&[Need::Root, Need::Fuse, Need::Program("podman")]) {
+        return;
+    }
+    let store = Store::new();
+    linked_image(&store);
+    let mount = container(&store, &["web", "linked:1"]);
+    fs::write(mount.path().join("x/a"), "two").unwrap();
+    commit(&store, &["web", "docker.io/library/linked:2"]);
+    mount.unmount();
+    assert_eq!(
+        seen_by_podman(&store, "linked:2", &["sec"]),
+        "sec 5:6 2750 1000000000 2\n"
+    );
+}
+
+/// One name in a directory that was renamed, the other where nothing was changed.
+#[test]
+fn regression_hard_links_out_of_a_renamed_directory() {
+    if !require(&[Need::Root, Need::Fuse, Need::Program("podman")]) {
+        return;
+    }
+    let store = Store::new();
+    linked_image(&store);
+    let mount = container(&store, &["web", "linked:1"]);
+    fs::rename(mount.path().join("sec"), mount.path().join("sec2")).unwrap();
+    commit(&store, &["web", "docker.io/library/linked:2"]);
+    mount.unmount();
+    let mount = store.mount("linked:2", &[]);
+    let names = ["x/a", "sec2/b"].map(|name| fs::metadata(mount.path().join(name)).unwrap());
+    assert_eq!(names[0].ino(), names[1].ino());
+    assert_eq!(names[0].nlink(), 2);
+    mount.unmount();
+    let seen = seen_by_podman(&store, "linked:2", &["sec2", "sec2/b"]);
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[0], "sec2 5:6 2750 1000000000 2");
+    assert!(lines[1].ends_with(" 2"), "{seen}");
 }
 
 /// podman and umoci see the same in an image that was committed.

@@ -1,7 +1,10 @@
 //! `image ls` and `image history`, as Docker shows them.
 
+use std::fs;
+use std::process::Command;
+
 use super::made::{Layout, Made, store_image};
-use super::support::Store;
+use super::support::{Need, Store, plyfs_program, require, succeed, temp_dir};
 
 /// A store with three images, one of them under two names and one dangling.
 fn stored() -> Store {
@@ -340,7 +343,7 @@ fn regression_json_tells_names_apart_that_are_no_text() {
     let store = Store::new();
     let file = store.root().with_file_name("odd.tar");
     let entries: [(&[u8], &[u8]); 2] = [(b"\xff", b"A"), (br"\xff", b"B")];
-    std::fs::write(&file, super::archive(&entries)).unwrap();
+    fs::write(&file, super::archive(&entries)).unwrap();
     store.run(["import".as_ref(), file.as_os_str(), "odd:1".as_ref()]);
     let mut found: Vec<(String, Option<String>)> = Vec::new();
     for line in store.stdout(["ls", "--json", "odd:1"]).lines() {
@@ -354,4 +357,52 @@ fn regression_json_tells_names_apart_that_are_no_text() {
         found,
         [(path.clone(), None), (path, Some("L/8=".to_owned()))]
     );
+}
+
+/// What `plyfs` prints on a terminal.
+fn on_a_terminal(store: &Store, words: &str) -> String {
+    let (program, root) = (plyfs_program(), store.root());
+    let line = format!("{} --root {} {words}", program.display(), root.display());
+    let mut script = Command::new("script");
+    let output = succeed(script.args(["-qec", &line, "/dev/null"]));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn regression_texts_of_images_neither_break_tables_nor_steer_terminals() {
+    if !require(&[Need::Program("script")]) {
+        return;
+    }
+    let (store, tree) = (Store::new(), temp_dir());
+    fs::write(tree.path().join("file"), "").unwrap();
+    let path = tree.path().display().to_string();
+    store.run(["import", "-m", "one\n\ttwo\x1b[2J", &path, "app:1"]);
+    let table = store.stdout(["history", "app:1"]);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.ends_with("one  two [2J\n"), "{table}");
+    let shown = on_a_terminal(&store, "history --format {{.Comment}} app:1");
+    assert_eq!(shown, "one  two [2J\r\n");
+    // Programs are given what there is.
+    let piped = store.stdout(["history", "--format", "{{.Comment}}", "app:1"]);
+    assert_eq!(piped, "one\n\ttwo\x1b[2J\n");
+}
+
+#[test]
+fn regression_names_of_changed_files_do_not_steer_terminals() {
+    if !require(&[Need::Fuse, Need::Program("script")]) {
+        return;
+    }
+    let store = Store::new();
+    super::import(&store, "app:1", b"content");
+    succeed(
+        store
+            .command(["mount", "--name", "web", "app:1"])
+            .arg(store.mountpoint()),
+    );
+    let mount = store.guard();
+    fs::write(mount.path().join("a\x1b[2J"), "").unwrap();
+    mount.unmount();
+    let shown = on_a_terminal(&store, "container diff web");
+    assert_eq!(shown, "A '/a\\x1b[2J'\r\n");
+    assert_eq!(store.stdout(["container", "diff", "web"]), "A /a\x1b[2J\n");
 }

@@ -1,6 +1,8 @@
 //! What people are told: which argument was wrong, and what they may have meant.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use super::support::{Need, Registry, Store, fail, odd_image, plyfs_program, require, temp_dir};
@@ -229,4 +231,41 @@ fn regression_an_interrupted_pull_says_how_it_goes_on() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("goes on where it stopped"), "{said}");
     assert_eq!(output.status.signal(), Some(2), "{said}");
+}
+
+/// So that the lines of several processes do not mix.
+#[test]
+fn regression_an_error_and_its_hint_are_written_at_once() {
+    let store = Store::new();
+    import(&store, "app:1", b"content");
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let mut command = store.command(["ls", "none"]);
+    let status = command.stderr(OwnedFd::from(theirs)).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut said = [0; 4096];
+    let count = ours.recv(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..count]);
+    assert!(said.starts_with("plyfs: cannot list none"), "{said}");
+    assert!(said.ends_with("hint: plyfs pull none\n"), "{said}");
+}
+
+#[test]
+fn regression_a_container_in_use_says_how_it_is_let_go() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "app:1", b"content");
+    let mut mount = store.command(["mount", "--name", "web", "app:1"]);
+    super::support::succeed(mount.arg(store.mountpoint()));
+    let _mount = store.guard();
+    let other = temp_dir();
+    let other = other.path().display().to_string();
+    for words in [
+        &["container", "rm", "web"][..],
+        &["mount", "--name", "web", &other],
+    ] {
+        let said = store.fails(1, words);
+        assert!(said.contains("hint: plyfs umount it first"), "{said}");
+    }
 }

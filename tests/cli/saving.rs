@@ -2,6 +2,7 @@
 //! they fail.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -344,6 +345,38 @@ fn what_is_loaded_shows_what_was_saved() {
 }
 
 #[test]
+fn regression_a_file_that_is_replaced_keeps_its_mode_and_owner() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "app:1", b"content");
+    let path = save(&store, "app.tar", &["app:1"]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(&path, Some(5), Some(6)).unwrap();
+    let before = fs::metadata(&path).unwrap();
+    save(&store, "app.tar", &["app:1"]);
+    let after = fs::metadata(&path).unwrap();
+    assert_ne!(after.ino(), before.ino());
+    let told = (after.mode() & 0o7777, after.uid(), after.gid());
+    assert_eq!(told, (0o600, 5, 6));
+}
+
+#[test]
+fn regression_a_full_device_is_told_once() {
+    let store = Store::new();
+    import(&store, "app:1", b"content");
+    for verb in ["save", "export"] {
+        let said = store.fails(1, [verb, "-o", "/dev/full", "app:1"]);
+        assert_eq!(said.matches("cannot write").count(), 1, "{said}");
+        assert!(
+            said.contains("/dev/full: No space left on device"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn names_that_stood_for_another_image() {
     let (store, other) = (Store::new(), Store::new());
     let old = store_image(&store, "app:1", &Made::default());
@@ -360,6 +393,11 @@ fn names_that_stood_for_another_image() {
         "{}",
         images(&store)
     );
+    // Without a word about it where that is asked for.
+    import(&store, "app:1", b"again");
+    let mut quiet = store.command(["load", "-q", "-i"]);
+    let said = text(&succeed(quiet.arg(&path)));
+    assert_eq!(said, "Loaded image: app:1\n");
     // Once more changes nothing.
     assert_eq!(load(&store, &path), "Loaded image: app:1\n");
 }
