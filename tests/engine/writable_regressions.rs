@@ -133,7 +133,6 @@ fn regression_a_symlink_of_a_plain_user_outlives_the_name_it_was_known_by() {
 }
 
 const READ: OpenRequest = OpenRequest {
-    read: true,
     write: false,
     truncate: false,
     lower_is_live: false,
@@ -205,7 +204,6 @@ fn regression_a_changed_file_without_names_does_not_come_into_the_index() {
             paths.unlink(name).expect("it goes");
         }
         let emptying = OpenRequest {
-            read: false,
             write: true,
             truncate: true,
             lower_is_live: true,
