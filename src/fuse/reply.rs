@@ -13,7 +13,7 @@ use crate::overlay::{Attributes, Space};
 
 type Answer<T> = Result<T, Errno>;
 
-/// Numbers of nodes are never used again, so all are of the first generation.
+/// A node's number is given to no other as long as the kernel knows the node, so all are of the first generation.
 pub(super) const GENERATION: Generation = Generation(0);
 
 /// How long the kernel may believe the attributes that come with a name. The library gives them the
