@@ -255,7 +255,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             cause.downcast_ref()
         {
             return Some(
-                "plyfs check tells what is damaged; pull or import the image again".to_owned(),
+                "plyfs check --repair, then pull, load or import the image again".to_owned(),
             );
         }
         if let Some(registry::Error::SeveralImages { .. }) = cause.downcast_ref() {

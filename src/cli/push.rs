@@ -86,7 +86,8 @@ impl Push {
             let cannot = format!("cannot push all tags of {repository}");
             let images = store.images().map_err(|e| Failure::new(&cannot, e))?;
             let names = images.into_iter().filter_map(|image| image.reference);
-            let mut names: Vec<_> = names.filter(|name| name.name() == wanted.name()).collect();
+            let tags = names.filter(|name| name.tag().is_some());
+            let mut names: Vec<_> = tags.filter(|name| name.name() == wanted.name()).collect();
             if names.is_empty() {
                 return Err(Failure::plain(format!("{cannot}: the store has none"))
                     .or_hint(format!("plyfs tag IMAGE {repository}")));

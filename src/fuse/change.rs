@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
+use super::{Data, seek};
 use crate::layer::FileKind;
 use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
 
@@ -27,7 +28,6 @@ pub(super) struct Change {
     pub(super) size: Option<u64>,
     /// Of access, of modification.
     pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
-    pub(super) by_handle: bool,
     pub(super) by_root: bool,
 }
 
@@ -54,7 +54,6 @@ impl Adapter {
         Caller {
             uid: request.uid(),
             gid: request.gid(),
-            pid: request.pid(),
             umask: if self.settings.acl { umask } else { 0 },
         }
     }
@@ -101,11 +100,6 @@ impl Adapter {
         if change.is_empty() {
             return self.overlay.kill_privileges(node);
         }
-        let handle = if change.by_handle {
-            self.files.get(node)
-        } else {
-            None
-        };
         let set = SetAttributes {
             permissions: change.mode.map(permissions),
             uid: change.owner.0,
@@ -114,7 +108,6 @@ impl Adapter {
             atime: change.times.0.map(convert::time_change),
             mtime: change.times.1.map(convert::time_change),
             kill_privileges: change.size.is_some() && !change.by_root,
-            handle: handle.as_deref(),
         };
         self.files.set_attributes(&self.overlay, node, &set)
     }
@@ -138,10 +131,21 @@ impl Adapter {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<(Attributes, Way)> {
         let name = name.as_bytes();
-        let (made, file) = self.overlay.create(parent, name, permissions, caller)?;
+        let (mut made, file) = self.overlay.create(parent, name, permissions, caller)?;
+        if self.settings.data == Data::WriteBack {
+            // The kernel keeps this number until the file is closed, however much it collects, and tar
+            // takes a file without blocks for one hole.
+            made.blocks = made.blocks.max(1);
+        }
         let exclusively = flags & libc::O_EXCL != 0;
-        let way = self.files.created(made.node, file, exclusively, register)?;
-        Ok((made, way))
+        match self.files.created(made.node, file, exclusively, register) {
+            Ok(way) => Ok((made, way)),
+            Err(error) => {
+                // The kernel does not forget what it was not told.
+                self.overlay.forget(made.node, 1);
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn open_file(
@@ -152,8 +156,13 @@ impl Adapter {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Way> {
         let way = self.files.open(&self.overlay, node, wanted, register)?;
-        if wanted.truncate && !by_root {
-            self.kill_set_ids(node)?;
+        if wanted.truncate
+            && !by_root
+            && let Err(error) = self.kill_set_ids(node)
+        {
+            // The kernel does not release what was not opened.
+            self.files.release(&self.overlay, node, wanted.write);
+            return Err(error);
         }
         Ok(way)
     }
@@ -206,10 +215,16 @@ impl Adapter {
     }
 
     pub(super) fn seek_content(&self, node: NodeNumber, offset: i64, whence: i32) -> Result<i64> {
-        match self.files.get(node) {
-            Some(file) => file.seek(offset, whence),
-            None => self.contents.seek(&self.overlay, node, offset, whence),
+        if self.files.may_be_dirty(node) {
+            // The kernel does not send what it has collected before it asks, and the file below may be
+            // shorter and have more holes. Programs then read everything.
+            return Err(Errno::EINVAL.into());
         }
+        let content = match self.files.get(node) {
+            Some(file) => file.content()?,
+            None => self.contents.open(&self.overlay, node)?,
+        };
+        seek::within(&content, offset, whence)
     }
 
     /// Figures of the file system that takes the changes, or of the image.
@@ -226,5 +241,67 @@ impl Adapter {
             name_max: 255,
             ..Space::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::super::contents::Contents;
+    use super::super::files::Files;
+    use super::super::notify::notes;
+    use super::super::{Settings, Xattrs};
+    use super::*;
+    use crate::layer::directory::DirectoryLayer;
+    use crate::overlay::{Namespace, Overlay, OverlayOptions, Union};
+    use crate::union::stack::{Stack, StackOptions};
+
+    /// The kernel does not release what was not opened, and the node would stay open for ever.
+    #[test]
+    fn regression_an_open_that_fails_late_is_not_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        let layer = DirectoryLayer::open(&lower).unwrap();
+        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
+        let options = OverlayOptions {
+            namespace: Some(Namespace::User),
+            ..OverlayOptions::default()
+        };
+        fs::write(upper.join("file"), "text").unwrap();
+        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
+        let (notes, _worker) = notes();
+        let adapter = Adapter {
+            overlay: Arc::new(overlay),
+            settings: Settings {
+                data: Data::Passthrough { stack_depth: 1 },
+                acl: false,
+                xattrs: Xattrs::Shown,
+                sync: true,
+                threads: 1,
+                read_ahead: false,
+            },
+            contents: Contents::new(),
+            files: Files::new(true, notes),
+            ahead: None,
+        };
+        let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");
+        let node = found.unwrap().unwrap().node;
+        let wanted = Wanted {
+            write: true,
+            truncate: true,
+        };
+        // Its attributes cannot be read any more after it was opened.
+        let opened = adapter.open_file(node, wanted, false, |_| {
+            fs::remove_file(upper.join("file")).unwrap();
+            Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+        });
+        assert!(opened.is_err(), "{opened:?}");
+        assert!(adapter.files.get(node).is_none());
     }
 }

@@ -81,16 +81,4 @@ impl Contents {
             .map_err(|error| Error::io(error, format!("reading the content of node {}", node.0)))?;
         Ok(length)
     }
-
-    /// Finds data or a hole, in offsets of the content.
-    pub(super) fn seek(
-        &self,
-        overlay: &Overlay,
-        node: NodeNumber,
-        offset: i64,
-        whence: i32,
-    ) -> Result<i64> {
-        let content = self.open(overlay, node)?;
-        super::seek::within(&content, offset, whence)
-    }
 }

@@ -110,6 +110,8 @@ struct Shard {
     idle: LruCache<NodeNumber, Backing>,
     /// Nodes that have been left for others.
     left: HashSet<NodeNumber>,
+    /// Open nodes that are written through the page cache of the mount.
+    written: HashSet<NodeNumber>,
 }
 
 /// The open files of a connection.
@@ -127,6 +129,7 @@ impl Files {
                 slots: HashMap::new(),
                 idle: LruCache::new(IDLE_PER_SHARD),
                 left: HashSet::new(),
+                written: HashSet::new(),
             })
         };
         Files {
@@ -193,10 +196,12 @@ impl Files {
             };
             if let Some(open) = slot
                 && wanted.write
-                && open.backing.is_some()
-                && open.before.is_none()
             {
-                open.before = state(overlay, node);
+                match open.backing {
+                    Some(_) if open.before.is_none() => open.before = state(overlay, node),
+                    Some(_) => {}
+                    None => self.writes(node),
+                }
             }
             Ok(way)
         })
@@ -225,7 +230,6 @@ impl Files {
         lower_is_live: bool,
     ) -> Result<Arc<OverlayFile>> {
         let request = OpenRequest {
-            read: true,
             write: wanted.write,
             truncate: wanted.truncate,
             lower_is_live,
@@ -309,6 +313,9 @@ impl Files {
                 before: None,
             });
             open.count += 1;
+            if open.backing.is_none() {
+                self.writes(node);
+            }
             Ok(open.way())
         })
     }
@@ -337,6 +344,7 @@ impl Files {
             if open.count > 0 {
                 return (None, changed);
             }
+            self.shard(node).lock().written.remove(&node);
             (slot.take(), changed)
         });
         let mut displaced = None;
@@ -360,7 +368,7 @@ impl Files {
         &self,
         overlay: &Overlay,
         node: NodeNumber,
-        change: &SetAttributes<'_>,
+        change: &SetAttributes,
     ) -> Result<Attributes> {
         let Some(size) = change.size else {
             return overlay.set_attributes(node, change);
@@ -377,14 +385,24 @@ impl Files {
         })
     }
 
+    fn writes(&self, node: NodeNumber) {
+        self.shard(node).lock().written.insert(node);
+    }
+
+    /// Whether the page cache of the mount may have data of `node` that nobody has sent yet. What
+    /// the file below has of blocks, holes and length then says nothing.
+    pub(super) fn may_be_dirty(&self, node: NodeNumber) -> bool {
+        self.shard(node).lock().written.contains(&node)
+    }
+
     fn is_left(&self, node: NodeNumber) -> bool {
         self.shard(node).lock().left.contains(&node)
     }
 
     /// Whether nobody may know `node` any more: another one has taken its place, and it is closed.
     pub(super) fn is_gone(&self, node: NodeNumber) -> bool {
-        let shard = self.shard(node).lock();
-        shard.left.contains(&node) && !shard.slots.contains_key(&node)
+        // A slot alone does not make it open: whoever is refused an open has one for a moment.
+        self.is_left(node) && self.get(node).is_none()
     }
 
     /// The kernel has dropped `node`.
@@ -420,4 +438,27 @@ fn has_changed(overlay: &Overlay, node: NodeNumber, open: &mut Open) -> bool {
     let now = state(overlay, node);
     let before = std::mem::replace(&mut open.before, now);
     now.is_none() || now != before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Or the kernel would be told attributes of the old file, and believe them for ever.
+    #[test]
+    fn regression_a_node_that_was_left_stays_gone_while_its_open_is_refused() {
+        let (notes, _worker) = super::super::notify::notes();
+        let (files, node) = (Files::new(true, notes), NodeNumber(7));
+        files.shard(node).lock().left.insert(node);
+        std::thread::scope(|scope| {
+            let asked = files.with(node, |_| {
+                let asked = scope.spawn(|| files.is_gone(node));
+                std::thread::sleep(Duration::from_millis(50));
+                asked
+            });
+            assert!(asked.join().unwrap());
+        });
+    }
 }

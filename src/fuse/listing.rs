@@ -1,4 +1,8 @@
 //! Listings of directories, with and without attributes.
+//!
+//! An error ends a reply that has entries already, and is told by the next one: with attributes the
+//! kernel owes a forget for each entry that it was told of, and cannot know of those that an error
+//! took away.
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
@@ -8,7 +12,7 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::convert::{self, node};
 use super::handler::Adapter;
-use super::reply::{GENERATION, lifetime};
+use super::reply::{GENERATION, shown};
 use crate::overlay::{Attributes, Listed};
 
 /// Whether a listing goes on after an entry was added to a reply.
@@ -22,25 +26,27 @@ fn full(full: bool) -> ControlFlow<()> {
 
 /// Names only.
 pub(super) fn plain(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    let mut is_empty = true;
     let mut add = |entry: Listed<'_>| {
+        is_empty = false;
         let (number, kind) = (INodeNo(entry.node.0), convert::kind(entry.kind));
         let name = OsStr::from_bytes(entry.name);
         full(reply.add(number, entry.next_offset, kind, name))
     };
     let list = || adapter.overlay.list(node(ino), offset, &mut add);
     match adapter.answer("readdir", ino, list) {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
+        Err(errno) if is_empty => reply.error(errno),
+        _ => reply.ok(),
     }
 }
 
 /// Names and what they stand for, as if each had been looked up.
 pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
-    let mut at_end = offset > 0;
+    let mut is_empty = true;
     let mut add = |entry: Listed<'_>, found: &Attributes| {
-        at_end = false;
-        let (shown, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
-        let (number, lifetime) = (shown.ino, lifetime(found));
+        is_empty = false;
+        let (shown, lifetime) = shown(&adapter.files, found);
+        let (number, name) = (shown.ino, OsStr::from_bytes(entry.name));
         adapter.told(number);
         let next = entry.next_offset;
         full(reply.add(number, next, name, &lifetime, &shown, GENERATION))
@@ -48,9 +54,9 @@ pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: Repl
     let overlay = &adapter.overlay;
     let list = || overlay.list_with_attributes(node(ino), offset, &mut add);
     let listed = adapter.answer("readdirplus", ino, list);
-    adapter.listed(ino, at_end);
+    adapter.listed(ino, offset > 0 && is_empty && listed.is_ok());
     match listed {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
+        Err(errno) if is_empty => reply.error(errno),
+        _ => reply.ok(),
     }
 }

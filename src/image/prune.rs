@@ -1,5 +1,6 @@
 //! Which images nothing uses, and their removal at one stroke. Which of them go is the caller's to say.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use crate::oci::{Digest, Reference};
@@ -16,6 +17,8 @@ pub struct Group {
     pub rows: Vec<Row>,
     /// What uses it.
     pub users: Vec<User>,
+    /// Whether an image with a tag has the same ID, which then does not mean this one.
+    is_shadowed: bool,
 }
 
 /// Something that uses an image.
@@ -46,9 +49,17 @@ impl Group {
         self.names().all(|name| name.tag().is_none())
     }
 
-    /// The image ID: the digest of the configuration, or of the manifest where that cannot be read.
+    /// The image ID: the digest of the configuration, or of the manifest where that cannot be read, or
+    /// where the ID means an image with a tag, whose layers are compressed in another way.
     #[must_use]
     pub fn id(&self) -> Digest {
+        match self.is_shadowed {
+            true => self.digest,
+            false => self.configuration(),
+        }
+    }
+
+    fn configuration(&self) -> Digest {
         let first = self.rows.first().and_then(|row| row.summary().ok());
         first.map_or(self.digest, |summary| summary.id)
     }
@@ -69,8 +80,14 @@ pub fn groups(store: &Store, leases: &[LeaseRecord]) -> Result<Vec<Group>> {
                 digest,
                 rows: vec![row],
                 users: users(store, leases, &digest)?,
+                is_shadowed: false,
             }),
         }
+    }
+    let tagged = groups.iter().filter(|group| !group.is_dangling());
+    let tagged: HashSet<Digest> = tagged.map(Group::configuration).collect();
+    for group in &mut groups {
+        group.is_shadowed = group.is_dangling() && tagged.contains(&group.configuration());
     }
     Ok(groups)
 }

@@ -78,23 +78,24 @@ fn plan(
     // An image whose documents are damaged must be removable too.
     let first = found.as_ref().ok().and_then(|found| found.first());
     let id = first.map_or(record.descriptor.digest, find::Found::id);
+    let by_id = request.name.parse::<Reference>().map_or(true, |name| {
+        record.reference.as_ref() != Some(&name) && name.digest().is_none()
+    });
+    let hex = request.name.strip_prefix("sha256:").unwrap_or(request.name);
+    // An ID means every image that has it, however its layers are compressed.
+    let is_meant_by_id = by_id && id.hex().starts_with(hex);
     let mut same_image = store.images()?;
     same_image.retain(|other| {
-        other.descriptor.digest == record.descriptor.digest && !before.contains(other)
+        let same = other.descriptor.digest == record.descriptor.digest
+            || (is_meant_by_id && has_id(store, other, id));
+        same && !before.contains(other)
     });
     let gone = meant(request.name, &record, &same_image);
     if gone.is_empty() {
         return Err(Error::NotStored);
     }
-    let by_id = request.name.parse::<Reference>().map_or(true, |name| {
-        record.reference.as_ref() != Some(&name) && name.digest().is_none()
-    });
     if by_id && gone.len() > 1 && !request.force {
-        let names: Vec<String> = gone
-            .iter()
-            .filter_map(|image| image.reference.as_ref())
-            .map(Reference::familiar)
-            .collect();
+        let names: Vec<String> = gone.iter().map(called).collect();
         return Err(Error::SeveralNames {
             names: names.join(", "),
         });
@@ -102,12 +103,16 @@ fn plan(
     let last = gone.len() == same_image.len();
     // An image that was compressed in another way has the same ID, and stays.
     let is_gone = |other: &Record| gone.contains(other) || before.contains(other);
-    let id = match last && has_id(store, id, is_gone)? {
+    let mut others = store.images()?;
+    others.retain(|other| !is_gone(other));
+    let id = match last && others.iter().any(|other| has_id(store, other, id)) {
         true => record.descriptor.digest,
         false => id,
     };
     if last && !request.force {
-        refuse_if_used(store, lock, &record.descriptor.digest)?;
+        for image in &gone {
+            refuse_if_used(store, lock, &image.descriptor.digest)?;
+        }
     }
     let left: Vec<&str> = same_image
         .iter()
@@ -115,9 +120,10 @@ fn plan(
         .filter_map(|other| other.repository.as_deref())
         .collect();
     let mut digests: Vec<Reference> = Vec::new();
-    for repository in gone.iter().filter_map(|image| image.repository.as_deref()) {
+    for image in &gone {
+        let repository = image.repository.as_deref().unwrap_or_default();
         if let Ok(name) = repository.parse::<Reference>() {
-            let name = name.with_digest(record.descriptor.digest);
+            let name = name.with_digest(image.descriptor.digest);
             if !left.contains(&repository) && !digests.contains(&name) {
                 digests.push(name);
             }
@@ -133,15 +139,18 @@ fn plan(
     })
 }
 
-/// Whether an image has this ID, of those that do not go.
-fn has_id(store: &Store, id: Digest, is_gone: impl Fn(&Record) -> bool) -> Result<bool> {
-    let mut others = store.images()?;
-    others.retain(|other| !is_gone(other));
-    // Those that cannot be read have no ID that anybody could see.
-    let ids = others
-        .iter()
-        .filter_map(|other| find::load_all(store, other).ok());
-    Ok(ids.flatten().any(|found| found.id() == id))
+/// Whether an image has this ID. One that cannot be read has none that anybody could see.
+fn has_id(store: &Store, image: &Record, id: Digest) -> bool {
+    let found = find::load_all(store, image).unwrap_or_default();
+    found.iter().any(|found| found.id() == id)
+}
+
+/// What an image is called, so that it is found by that.
+fn called(image: &Record) -> String {
+    match &image.reference {
+        Some(reference) => reference.familiar(),
+        None => image.descriptor.digest.short(),
+    }
 }
 
 /// The records that `name` means: one by its name, those of a repository by a digest in it, or all
@@ -150,14 +159,14 @@ fn meant(name: &str, record: &Record, same_image: &[Record]) -> Vec<Record> {
     let Ok(reference) = name.parse::<Reference>() else {
         return same_image.to_vec();
     };
-    let exact = |other: &&Record| other.reference.as_ref() == Some(&reference);
-    if record.reference.as_ref() == Some(&reference) {
-        return same_image.iter().filter(exact).cloned().collect();
-    }
     if reference.digest() == Some(record.descriptor.digest) {
         let repository = reference.name();
         let within = |other: &&Record| other.repository.as_deref() == Some(repository.as_str());
         return same_image.iter().filter(within).cloned().collect();
+    }
+    let exact = |other: &&Record| other.reference.as_ref() == Some(&reference);
+    if record.reference.as_ref() == Some(&reference) {
+        return same_image.iter().filter(exact).cloned().collect();
     }
     same_image.to_vec()
 }

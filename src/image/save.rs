@@ -205,7 +205,15 @@ fn records(store: &Store, name: &str) -> Result<Vec<Record>> {
             return Ok(images);
         }
     }
-    find_record(store, name).map(|record| vec![record])
+    let mut record = find_record(store, name)?;
+    let asked = name.parse::<Reference>().ok();
+    // An ID is no name: the archive would take that of another image where it is loaded.
+    if !asked
+        .is_some_and(|asked| Some(&asked) == record.reference.as_ref() || asked.digest().is_some())
+    {
+        record.reference = None;
+    }
+    Ok(vec![record])
 }
 
 /// The name of an image, if it has a tag in it.

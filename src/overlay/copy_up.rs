@@ -321,11 +321,8 @@ impl Engine {
         let stat = at.stat().map_err(&doing)?;
         let capability = at.xattr(b"security.capability").map_err(&doing)?;
         let base = self.base_of(node)?;
-        let copy = || -> Result<()> {
-            data::truncate(&file, 0).map_err(&doing)?;
-            if self.copy_data(base.node, keep, &file)? {
-                self.upper.sync(&file, true)?;
-            }
+        // What writing takes away.
+        let restore = || -> Result<()> {
             if let Some(capability) = &capability {
                 at.set_xattr(b"security.capability", capability, 0)
                     .map_err(&doing)?;
@@ -337,15 +334,22 @@ impl Engine {
                 NewTime::Set(stat.atime.0, stat.atime.1),
                 NewTime::Set(stat.mtime.0, stat.mtime.1),
             );
+            at.set_times(times.0, times.1).map_err(&doing)
+        };
+        let copy = || -> Result<()> {
+            data::truncate(&file, 0).map_err(&doing)?;
+            if self.copy_data(base.node, keep, &file)? {
+                self.upper.sync(&file, true)?;
+            }
+            restore()?;
             self.mark_origin(at, node)?;
-            at.set_times(times.0, times.1).map_err(&doing)?;
             at.remove_xattr(&self.upper.names.metacopy).map_err(&doing)
         };
         if let Err(error) = copy() {
             // Still a metacopy, whose size is told by its length.
-            let back = data::truncate(&file, stat.size);
-            if let Err(error) = back {
-                log::warn!("a metacopy has lost its length: {error}");
+            let back = data::truncate(&file, stat.size).map_err(&doing);
+            if let Err(error) = back.and_then(|()| restore()) {
+                log::warn!("a metacopy is not as it was: {error}");
             }
             return Err(error);
         }

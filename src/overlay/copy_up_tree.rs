@@ -105,8 +105,10 @@ impl Engine {
             return Ok(());
         };
         let mut is_complete = true;
+        let mut offsets = Vec::new();
         self.base.list(NodeNumber(base), 2, &mut |listed| {
             is_complete &= !Engine::is_base_only(&contents, listed.name);
+            offsets.push((Box::from(listed.name), listed.next_offset - 1));
             ControlFlow::Continue(())
         })?;
         if !is_complete {
@@ -123,7 +125,7 @@ impl Engine {
             .filter(|(_, entry)| matches!(entry, Entry::Whiteout))
             .map(|(name, _)| name.to_vec())
             .collect();
-        contents.hide_base();
+        contents.hide_base(offsets);
         contents.has_xattr_whiteouts = false;
         if whiteouts.is_empty() {
             return Ok(());

@@ -6,7 +6,8 @@
 //! # Listings
 //! Offset 0 is `.`, 1 is `..`. An entry that the base has lies at the offset that it has in the
 //! base, whether it comes from there or from the upper by now; names that only the upper has get a
-//! number when they are first seen, counted from [`FIRST_UPPER`] on. So what others create and
+//! number when they are first seen, counted from [`FIRST_UPPER`] on. When the base is hidden, what came
+//! from it stays where it was. So what others create and
 //! remove while a directory is read never makes a listing skip or repeat an entry that stays.
 
 use std::collections::BTreeMap;
@@ -143,11 +144,19 @@ impl Contents {
         }
     }
 
-    /// Forgets all whiteouts, and the base with them.
-    pub(super) fn hide_base(&mut self) {
+    /// Forgets all whiteouts, and the base with them, whose entries lay at these offsets.
+    pub(super) fn hide_base(&mut self, offsets: Vec<(Box<[u8]>, u64)>) {
         self.base = None;
         self.entries
             .retain(|_, entry| matches!(entry, Entry::Object(_)));
+        for (name, offset) in offsets {
+            if let Some(Entry::Object(object)) = self.entries.get_mut(&name)
+                && object.offset == 0
+            {
+                object.offset = offset;
+                self.order.insert(offset, name);
+            }
+        }
         for (name, entry) in &mut self.entries {
             if let Entry::Object(object) = entry
                 && object.offset == 0

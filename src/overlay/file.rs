@@ -180,41 +180,22 @@ impl OverlayFile {
         data::allocate(&file, mode, offset, length).map_err(failed("allocating in the upper"))
     }
 
-    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
-    ///
-    /// # Errors
-    /// `ENXIO` beyond the end, `EINVAL` for other ways.
-    pub fn seek(&self, offset: i64, whence: i32) -> Result<i64> {
-        if !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
-            return Err(Errno::EINVAL.into());
-        }
-        let content = self.content()?;
-        let size = i64::try_from(content.size).map_err(|_| Errno::EOVERFLOW)?;
-        if offset < 0 || offset >= size {
-            return Err(Errno::ENXIO.into());
-        }
-        if !content.whole {
-            return Ok(if whence == libc::SEEK_DATA {
-                offset
-            } else {
-                size
-            });
-        }
-        Ok(data::seek(&content.file, offset, whence)
-            .map_err(failed("seeking"))?
-            .min(size))
-    }
-
     /// Makes what was written durable; of the attributes only what is needed to read it if
     /// `data_only`. Nothing on a volatile overlay.
     ///
     /// # Errors
     /// What fsync(2) reports.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        match (&self.live, self.current()?) {
-            (Some(live), Content::Upper(file)) => live.engine.upper.sync(&file, data_only),
-            _ => Ok(()),
-        }
+        let Some(live) = &self.live else {
+            return Ok(());
+        };
+        let file = match self.current()? {
+            Content::Upper(file) => file,
+            Content::Base(_) if live.node.stage() == Stage::Base => return Ok(()),
+            // Of a metacopy the attributes are there.
+            Content::Base(_) => Arc::new(live.engine.open_upper(&live.node, false)?),
+        };
+        live.engine.upper.sync(&file, data_only)
     }
 
     /// copy_file_range(2) to another open file; returns the number of bytes.

@@ -53,19 +53,16 @@ impl Engine {
         }
         if offset < FIRST_UPPER
             && let Some(base) = contents.base
-            && self
+        {
+            if self
                 .list_base(&node, &contents, base, offset, with_attributes, emit)?
                 .is_break()
-        {
-            return Ok(());
+            {
+                return Ok(());
+            }
+            offset = FIRST_UPPER;
         }
-        self.list_upper(
-            &node,
-            &contents,
-            offset.max(FIRST_UPPER),
-            with_attributes,
-            emit,
-        )
+        self.list_upper(&node, &contents, offset, with_attributes, emit)
     }
 
     /// The same, where attributes are asked for.

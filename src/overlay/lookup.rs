@@ -112,6 +112,8 @@ impl Engine {
         contents.has_xattr_whiteouts = opaque.as_deref() == Some(b"x");
         if opaque.as_deref() == Some(b"y") {
             contents.base = None;
+            // What made it opaque may have ended before they were removed.
+            contents.has_xattr_whiteouts = names.opaque.starts_with(b"user.");
         }
         contents.impure = own.xattr(&names.impure).map_err(&doing)?.is_some();
         let mut found = Vec::new();
@@ -176,25 +178,32 @@ impl Engine {
     ) -> Arc<Node> {
         let base = found.node.0;
         let linked = found.kind != FileKind::Directory && found.nlink > 1;
-        let number = if linked {
+        let mut number = if linked {
             self.current_number(base)
         } else {
             base
         };
-        let (node, is_new) = self.table.hold_or(number, || {
-            let place = Some((Arc::clone(directory), Box::from(name)));
-            let mut state = State::base(place);
-            if linked && self.index.is_copied(base) {
-                state.stage = Stage::Upper;
-                state.indexed = true;
-                // Only names in the upper are places of what is in the upper.
-                state.place = None;
+        let (node, is_new) = loop {
+            let (node, is_new) = self.table.hold_or(number, || {
+                let place = Some((Arc::clone(directory), Box::from(name)));
+                let mut state = State::base(place);
+                if linked && self.index.is_copied(base) {
+                    state.stage = Stage::Upper;
+                    state.indexed = true;
+                    // Only names in the upper are places of what is in the upper.
+                    state.place = None;
+                }
+                let mut node = Node::new(number, found.kind, Some(base), state);
+                node.linked_in_base = linked;
+                node.ino = base;
+                node
+            });
+            if is_new || !node.state.read().detached {
+                break (node, is_new);
             }
-            let mut node = Node::new(number, found.kind, Some(base), state);
-            node.linked_in_base = linked;
-            node.ino = base;
-            node
-        });
+            self.release(number, 1);
+            number = self.replacement(base);
+        };
         if is_new {
             let has_place = node.state.read().place.is_some();
             if has_place {
@@ -234,6 +243,12 @@ impl Engine {
             return *current;
         }
         number
+    }
+
+    /// The same, where the node of that number was replaced and is still in use.
+    fn replacement(&self, number: u64) -> u64 {
+        let mut replaced = self.replaced.lock();
+        *(replaced.entry(number)).or_insert_with(|| self.dynamic_number())
     }
 
     /// The node of something that the upper has.
@@ -423,14 +438,13 @@ impl Engine {
             // it was before it was replaced.
             let is_former = node.state.read().detached;
             self.release(candidate, 1);
-            let other = self.dynamic_number();
-            number = Some(other);
-            match own {
-                Some(own) if is_former => {
-                    self.replaced.lock().insert(own, other);
+            number = Some(match own {
+                Some(own) if is_former => self.replacement(own),
+                _ => {
+                    shown = None;
+                    self.dynamic_number()
                 }
-                _ => shown = None,
-            }
+            });
         }
     }
 }

@@ -11,7 +11,7 @@
 //! node, in the base, in the upper, and where some are here and some there (see [`index`]). A
 //! number is never given to something else while anybody knows it. `st_ino` is the number of the
 //! node, except where a node had to be replaced while the kernel was reading its lower file
-//! ([`Overlay::split`]): the new one shows the number of the old one.
+//! ([`Opened::MovedTo`]): the new one shows the number of the old one.
 //!
 //! # Copy up
 //! See [`copy_up`]: parents first, a temporary in the work directory, data, owner, attributes, mode,

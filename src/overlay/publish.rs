@@ -20,8 +20,12 @@ impl Engine {
             return Err(Errno::EINVAL.into());
         }
         let _copying = node.copying.lock();
-        if node.state.read().detached {
-            return Err(Errno::ESTALE.into());
+        {
+            // No name leads to another node of what has none.
+            let state = node.state.read();
+            if state.detached || state.gone {
+                return Err(Errno::ESTALE.into());
+            }
         }
         let number = self.dynamic_number();
         match node.stage() {
@@ -70,6 +74,11 @@ impl Engine {
         let mut copy = copy;
         if node.linked_in_base {
             let base = self.base_of(node)?;
+            let still = self.still();
+            if node.state.read().gone {
+                // Nothing would ever take it out of the index.
+                return keep_unnamed(node, &copy, number);
+            }
             let Copy {
                 temporary,
                 stage,
@@ -83,6 +92,7 @@ impl Engine {
                 state.upper_ino = upper_ino;
                 state.indexed = true;
             }
+            drop(still);
             let linked = self.link_from_index(node, number);
             if let Some(number) = number {
                 self.detach(node, number);
@@ -97,12 +107,7 @@ impl Engine {
             let _still = self.still();
             let place = node.state.read().place.clone();
             let Some((parent, name)) = place else {
-                let pin = copy.temporary.pin()?;
-                let mut state = node.state.write();
-                state.pin = Some(Arc::new(pin));
-                state.stage = copy.stage;
-                state.upper_ino = copy.upper_ino;
-                return Ok(());
+                return keep_unnamed(node, &copy, number);
             };
             if parent.stage() == Stage::Base {
                 continue;
@@ -225,6 +230,19 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Makes a copy what a node is that has no name left.
+fn keep_unnamed(node: &Node, copy: &Copy<'_>, number: Option<u64>) -> Result<()> {
+    if number.is_some() {
+        return Err(Errno::ESTALE.into());
+    }
+    let pin = copy.temporary.pin()?;
+    let mut state = node.state.write();
+    state.pin = Some(Arc::new(pin));
+    state.stage = copy.stage;
+    state.upper_ino = copy.upper_ino;
+    Ok(())
 }
 
 /// Gives a directory its times back. Best effort: what was done in it stays done.

@@ -93,17 +93,19 @@ impl Engine {
     }
 
     /// Makes a whiteout where the upper has nothing.
-    fn put_whiteout(
+    pub(super) fn put_whiteout(
         &self,
         directory: &WritableDir,
         contents: &mut Contents,
         name: &[u8],
     ) -> Result<()> {
-        let by_attribute = self.upper.make_whiteout(directory, name)?;
-        self.mark_whiteouts(directory, contents, by_attribute)
+        let by_attribute = self.upper.makes_whiteouts_by_attribute()?;
+        self.mark_whiteouts(directory, contents, by_attribute)?;
+        self.upper.make_whiteout(directory, name).map(drop)
     }
 
-    /// Says that a directory has whiteouts by attribute.
+    /// Says that a directory has whiteouts by attribute; before it has the first, which would be an
+    /// empty file otherwise.
     pub(super) fn mark_whiteouts(
         &self,
         directory: &WritableDir,
@@ -138,6 +140,11 @@ impl Engine {
             // Better that it cannot be reached afterwards than that it cannot be removed.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 log::warn!("too many files are open to keep node {}", node.number);
+                let links = reach.at().stat().map_or(1, |stat| stat.nlink);
+                if indexed || node.kind == FileKind::Directory || links == 1 {
+                    // Whatever has this inode next is something else.
+                    node.state.write().upper_ino = 0;
+                }
                 Ok(None)
             }
             Err(error) => Err(failed("keeping what is removed")(error)),

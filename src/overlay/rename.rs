@@ -372,7 +372,7 @@ impl Engine {
         let stat = directory.at(place.name).stat();
         let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
         node.state.write().upper_ino = ino;
-        self.contents_mut(node)?.hide_base();
+        self.contents_mut(node)?.hide_base(Vec::new());
         let in_base = self.base_has(&*self.contents(place.directory)?, place.name)?;
         let mut contents = self.contents_mut(place.directory)?;
         contents.set_object(place.name, ino, node.number, in_base);
@@ -398,15 +398,15 @@ impl Engine {
             Some(Entry::Object(_)) => Some(false),
         };
         if at_target == Some(true) && source.kind == FileKind::Directory {
+            if needs_whiteout {
+                let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
+                let mut contents = self.contents_mut(from.directory)?;
+                self.mark_whiteouts(&old, &mut contents, by_attribute)?;
+            }
             old.rename(from.name, &new, to.name, libc::RENAME_EXCHANGE)
                 .map_err(&doing)?;
             if needs_whiteout {
-                let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
-                return self.mark_whiteouts(
-                    &old,
-                    &mut *self.contents_mut(from.directory)?,
-                    by_attribute,
-                );
+                return Ok(());
             }
             // Hides nothing; best effort, since the rename is done.
             if let Err(error) = old.unlink(from.name) {

@@ -45,8 +45,7 @@ impl Engine {
             return whiteout.exchange(old, from.name).map(drop);
         }
         if at_target.is_none() {
-            let by_attribute = self.upper.make_whiteout(new, to.name)?;
-            self.mark_whiteouts(new, &mut *self.contents_mut(to.directory)?, by_attribute)?;
+            self.put_whiteout(new, &mut *self.contents_mut(to.directory)?, to.name)?;
         }
         let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
         self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;

@@ -13,8 +13,6 @@ pub struct Caller {
     pub uid: u32,
     /// File system group.
     pub gid: u32,
-    /// Process; 0 when it is not known.
-    pub pid: u32,
     /// Bits that are taken from the mode of what is made, unless the directory has a default ACL.
     /// 0 where the kernel has taken them already.
     pub umask: u32,
@@ -31,7 +29,7 @@ pub enum TimeChange {
 
 /// What [`super::Overlay::set_attributes`] changes. Nothing set is no change.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SetAttributes<'a> {
+pub struct SetAttributes {
     /// `07777` bits.
     pub permissions: Option<u16>,
     /// Owner.
@@ -46,8 +44,6 @@ pub struct SetAttributes<'a> {
     pub mtime: Option<TimeChange>,
     /// Also does what [`super::Overlay::kill_privileges`] does. A change of owner does so by itself.
     pub kill_privileges: bool,
-    /// The handle by which the file is changed; only a hint.
-    pub handle: Option<&'a OverlayFile>,
 }
 
 /// How [`super::Overlay::rename`] renames.
@@ -64,9 +60,7 @@ pub struct RenameFlags {
 /// How [`super::Overlay::open_file`] opens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenRequest {
-    /// For reading. A file that is opened for writing can be read in any case.
-    pub read: bool,
-    /// For writing: the file is copied up.
+    /// For writing too: the file is copied up.
     pub write: bool,
     /// The file loses its content; implies `write`.
     pub truncate: bool,

@@ -19,7 +19,7 @@ impl Engine {
     pub(super) fn set_attributes(
         &self,
         node: NodeNumber,
-        change: &SetAttributes<'_>,
+        change: &SetAttributes,
     ) -> Result<Attributes> {
         let node = self.node(node)?;
         let SetAttributes {
@@ -30,7 +30,6 @@ impl Engine {
             atime,
             mtime,
             kill_privileges,
-            handle: _,
         } = *change;
         let changes_owner = uid.is_some() || gid.is_some();
         let changes_times = atime.is_some() || mtime.is_some();

@@ -15,11 +15,7 @@ impl Overlay {
     ///
     /// # Errors
     /// `EROFS` on a read-only overlay, or what the system calls on the upper report.
-    pub fn set_attributes(
-        &self,
-        node: NodeNumber,
-        change: &SetAttributes<'_>,
-    ) -> Result<Attributes> {
+    pub fn set_attributes(&self, node: NodeNumber, change: &SetAttributes) -> Result<Attributes> {
         self.engine()?.set_attributes(node, change)
     }
 
@@ -190,18 +186,6 @@ impl Overlay {
                 Ok(Opened::File(Arc::new(file)))
             }
         }
-    }
-
-    /// Copies a regular file up under a new node number, which is returned: for a file of which the
-    /// kernel reads the lower file by itself at present, before something changes its data. See
-    /// [`Opened::MovedTo`].
-    ///
-    /// # Errors
-    /// `EINVAL` for what is no regular file, `ESTALE` for a node that was replaced
-    /// before, or as [`Overlay::open_file`].
-    pub fn split(&self, node: NodeNumber) -> Result<NodeNumber> {
-        let engine = self.engine()?;
-        engine.split(&engine.node(node)?, u64::MAX)
     }
 
     /// Sets an extended attribute, ACLs included.

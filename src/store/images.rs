@@ -79,10 +79,19 @@ impl IndexFile {
     }
 }
 
+/// What was asked for by a digest has no tag, even if one was named beside it: that may be another image's.
+fn without_pinned_tag(reference: Reference) -> Reference {
+    match reference.digest() {
+        Some(digest) => reference.with_digest(digest),
+        None => reference,
+    }
+}
+
 impl Record {
     /// A named image.
     #[must_use]
     pub fn named(reference: Reference, descriptor: Descriptor) -> Record {
+        let reference = without_pinned_tag(reference);
         Record {
             repository: Some(reference.name()),
             reference: Some(reference),
@@ -94,6 +103,7 @@ impl Record {
         let name = descriptor.annotations.remove(REFERENCE_ANNOTATION);
         // A name that is no reference was given by another tool; the image is shown without it.
         let reference: Option<Reference> = name.as_deref().and_then(|name| name.parse().ok());
+        let reference = reference.map(without_pinned_tag);
         let repository = descriptor
             .annotations
             .remove(REPOSITORY_ANNOTATION)

@@ -316,6 +316,7 @@ impl<'a> At<'a> {
     /// # Errors
     /// What openat(2) reports.
     pub fn pin(&self) -> io::Result<WritableDir> {
+        fault::point("open")?;
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let fd = if self.name.is_empty() {
             openat(AT_FDCWD, self.path()?.0.as_c_str(), flags, Mode::empty())?

@@ -250,3 +250,38 @@ fn prune_takes_what_it_says() {
     assert_eq!(names(&store, "layers/sha256").len(), 1);
     store.run(["check"]);
 }
+
+/// As after loading what another tool saved of an image that is here: it compresses in its own way.
+#[test]
+fn regression_an_id_of_two_manifests_never_means_the_tagged_one_only() {
+    let store = Store::new();
+    let made = image(&["one"], "2024-01-01T00:00:00Z");
+    let tagged = store_image(&store, "app:1", &made);
+    let noted = Made { note: "x", ..made };
+    let other = store_image(&store, "app:2", &noted);
+    store.run(["tag", "app:1", "app:2"]);
+    let dangling = store.stdout(["images", "-q", "--no-trunc", "-f", "dangling=true"]);
+    assert_eq!(dangling.trim(), other.to_string());
+    let own = id(&store, "app:1");
+    let said = store.fails(1, ["rmi", &own]);
+    assert!(said.contains("several names: app:1, "), "{said}");
+    store.run(["rmi", dangling.trim()]);
+    assert_eq!(listed(&store), ["app:1", "app:2"]);
+    // By its digest in a repository: all names there.
+    store.run(["rmi", &format!("app@{tagged}")]);
+    assert!(listed(&store).is_empty());
+}
+
+#[test]
+fn regression_a_pinned_name_is_no_tag() {
+    let store = Store::new();
+    let digest = store_image(&store, "app:1", &image(&["one"], "2024-01-01T00:00:00Z"));
+    let place = super::layout(&store.root(), "docker.io/library/app:1");
+    store.run(["pull", "-q", &place, "--name", &format!("app:9@{digest}")]);
+    let tags = store.stdout(["inspect", "-f", "{{json .RepoTags}}", "app:1"]);
+    assert_eq!(tags.trim(), r#"["app:1"]"#);
+    store.run(["rmi", "app:1"]);
+    assert_eq!(listed(&store), ["app:<none>"]);
+    store.run(["rmi", &format!("app@{digest}")]);
+    assert!(listed(&store).is_empty());
+}

@@ -293,8 +293,12 @@ pub fn materialize(rows: &Rows, root: &Path) {
     age(root);
 }
 
+/// What [`age`] makes of times.
+pub const AGED: (i64, u32) = (500, 9);
+
 /// Makes everything below old, by the number of bytes of its path.
 pub fn age(root: &Path) {
+    let time = TimeSpec::new(AGED.0, AGED.1.into());
     let mut pending = vec![root.to_owned()];
     let mut all = Vec::new();
     while let Some(directory) = pending.pop() {
@@ -307,7 +311,6 @@ pub fn age(root: &Path) {
         }
     }
     for path in all.iter().rev() {
-        let time = TimeSpec::new(500, 9);
         let how = UtimensatFlags::NoFollowSymlink;
         utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, how).expect("times");
     }

@@ -156,7 +156,6 @@ pub fn names(directory: &Path) -> Vec<String> {
 pub const ROOT_CALLER: Caller = Caller {
     uid: 0,
     gid: 0,
-    pid: 0,
     umask: 0,
 };
 
@@ -337,7 +336,7 @@ impl Paths<'_> {
         self.with(path, |node| read(self.0, node))
     }
 
-    pub fn set(&self, path: &str, change: &plyfs::overlay::SetAttributes<'_>) -> Result<()> {
+    pub fn set(&self, path: &str, change: &plyfs::overlay::SetAttributes) -> Result<()> {
         self.with(path, |node| {
             self.0.set_attributes(node.node, change).map(drop)
         })
@@ -380,11 +379,7 @@ impl Paths<'_> {
 }
 
 pub fn read(overlay: &Overlay, node: &Attributes) -> Result<Vec<u8>> {
-    let request = OpenRequest {
-        read: true,
-        ..OpenRequest::default()
-    };
-    let Opened::File(file) = overlay.open_file(node.node, request)? else {
+    let Opened::File(file) = overlay.open_file(node.node, OpenRequest::default())? else {
         return Err(Errno::ESTALE.into());
     };
     let mut content = vec![0; usize::try_from(node.size).expect("a small file")];

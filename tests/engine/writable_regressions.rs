@@ -1,9 +1,12 @@
 //! What once went wrong in writable overlays.
 
-use plyfs::overlay::NodeNumber;
+use std::ops::ControlFlow;
+
+use nix::errno::Errno;
+use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
 
 use super::support::{Need, make, require, set_xattr};
-use super::writable::{Paths, Writable, names, tree};
+use super::writable::{Paths, Writable, errno, names, read, tree};
 
 /// A default ACL that gives a user something.
 fn default_acl() -> Vec<u8> {
@@ -126,5 +129,137 @@ fn regression_a_symlink_of_a_plain_user_outlives_the_name_it_was_known_by() {
         assert_eq!(read.expect("a target"), b"target");
         let other = overlay.lookup(NodeNumber::ROOT, b"two");
         assert!(other.expect("an answer").is_some());
+    }
+}
+
+const READ: OpenRequest = OpenRequest {
+    write: false,
+    truncate: false,
+    lower_is_live: false,
+};
+
+/// Replaces the node of a file that the kernel reads below.
+fn split(overlay: &Overlay, node: NodeNumber) -> NodeNumber {
+    let request = OpenRequest {
+        write: true,
+        lower_is_live: true,
+        ..READ
+    };
+    match overlay.open_file(node, request) {
+        Ok(Opened::MovedTo(new)) => new,
+        other => panic!("the node was not replaced: {other:?}"),
+    }
+}
+
+/// The old node of a replaced file stays in use as long as somebody has it open; the names that the
+/// file has below lead to the new one, whether that is known at the time or not.
+#[test]
+fn regression_other_names_of_a_replaced_file_lead_to_the_new_one() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a old-text", "h b a", "h c a"]]);
+    let overlay = lab.open();
+    let look_up = |name: &[u8]| {
+        let found = overlay.lookup(NodeNumber::ROOT, name).expect("a lookup");
+        found.expect("a file")
+    };
+    let old = look_up(b"a");
+    let Ok(Opened::File(file)) = overlay.open_file(old.node, READ) else {
+        panic!("no file");
+    };
+    let new = split(&overlay, old.node);
+    assert_eq!(look_up(b"a").node, new);
+    overlay.forget(new, 1);
+    Paths(&overlay).unlink("a").expect("it goes");
+    let (other, third) = (look_up(b"b"), look_up(b"c"));
+    assert_ne!(other.node, old.node);
+    assert_eq!((other.node, other.ino), (third.node, old.ino));
+    let paths = Paths(&overlay);
+    paths.write("b", b"new", 0).expect("a write");
+    assert_eq!(paths.read("c").expect("a read"), b"new-text");
+    let mut text = [0; 8];
+    file.read_at(&mut text, 0).expect("a read");
+    assert_eq!(&text, b"old-text");
+    drop(file);
+    for node in [old.node, other.node, other.node] {
+        overlay.forget(node, 1);
+    }
+    assert_eq!(overlay.nodes_in_use(), 1);
+}
+
+/// Nothing in the index would ever go again.
+#[test]
+fn regression_a_changed_file_without_names_does_not_come_into_the_index() {
+    if !require(Need::Root) {
+        return;
+    }
+    let lab = Writable::new(&[&["f a text", "h b a", "f c text"]]);
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    for names in [&["a", "b"][..], &["c"]] {
+        let node = overlay.lookup(NodeNumber::ROOT, names[0].as_bytes());
+        let node = node.expect("a lookup").expect("a file").node;
+        for name in names {
+            paths.unlink(name).expect("it goes");
+        }
+        let emptying = OpenRequest {
+            write: true,
+            truncate: true,
+            lower_is_live: true,
+        };
+        let opened = overlay.open_file(node, emptying).map(drop);
+        assert_eq!(errno(opened), Err(Errno::ESTALE));
+        let found = overlay.attributes(node).expect("attributes");
+        assert_eq!((found.nlink, found.size), (0, 4), "the reader has it still");
+        let change = SetAttributes {
+            permissions: Some(0o600),
+            ..SetAttributes::default()
+        };
+        let found = overlay.set_attributes(node, &change).expect("a mode");
+        assert_eq!((found.nlink, found.permissions), (0, 0o600));
+        assert_eq!(read(&overlay, &found).expect("content"), b"text");
+        overlay.forget(node, 1);
+    }
+    assert!(names(&lab.work.join("plyfs.index")).is_empty());
+    assert_eq!(overlay.nodes_in_use(), 1);
+}
+
+/// Without redirects a directory that is renamed hides what lies below it, and whoever is reading it
+/// goes on where he was.
+#[test]
+fn regression_a_rename_repeats_nothing_to_who_reads_the_directory() {
+    let lines: Vec<String> = (0..30).map(|n| format!("f d/b{n:02} x")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for steps in [3, 17, 25, 34] {
+        let mut lab = Writable::new(&[&lines]);
+        lab.options.metacopy_redirect = false;
+        let overlay = lab.open();
+        let paths = Paths(&overlay);
+        for n in 0..10 {
+            paths.create(&format!("d/u{n}"), b"").expect("a file");
+        }
+        let directory = overlay.lookup(NodeNumber::ROOT, b"d");
+        let directory = directory.expect("a lookup").expect("a directory").node;
+        let (mut offset, mut seen) = (0, Vec::new());
+        for room in [steps, usize::MAX] {
+            let list = overlay.list(directory, offset, &mut |listed| {
+                if seen.len() == room {
+                    return ControlFlow::Break(());
+                }
+                offset = listed.next_offset;
+                seen.push(listed.name.to_vec());
+                ControlFlow::Continue(())
+            });
+            list.expect("a listing");
+            if room == steps {
+                paths.rename("d", "e").expect("a rename");
+            }
+        }
+        let count = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!((seen.len(), count), (42, 42), "after {steps}");
+        overlay.forget(directory, 1);
     }
 }

@@ -114,10 +114,7 @@ fn handles_see_what_is_written_later() {
     let lab = Writable::new(&[&["f a old-text", "f b old-text"]]);
     let overlay = lab.open();
     let paths = Paths(&overlay);
-    let read = OpenRequest {
-        read: true,
-        ..OpenRequest::default()
-    };
+    let read = OpenRequest::default();
     let old = overlay
         .lookup(NodeNumber::ROOT, b"a")
         .expect("a lookup")
@@ -349,7 +346,6 @@ fn groups_and_acls_are_inherited() {
     let caller = Caller {
         uid: 5,
         gid: 6,
-        pid: 1,
         umask: 0o077,
     };
     let make = |path: &str, caller: &Caller, directory: bool| {

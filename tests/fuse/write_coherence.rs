@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use plyfs::sys::mapping::Mapping;
 
-use crate::support::{User, command_as, succeed};
+use crate::support::{Need, User, command_as, require, succeed};
 use crate::writable::{Writable, each, large};
 
 /// What is read through a descriptor, from the beginning.
@@ -20,16 +20,14 @@ fn read(file: &File) -> Vec<u8> {
     bytes
 }
 
-fn is_passthrough(mount: &Path) -> bool {
-    // Only there do old descriptors of large lower files keep what they were opened on.
-    let file = File::open(mount.join("large")).unwrap();
-    OpenOptions::new()
-        .write(true)
-        .open(mount.join("large"))
-        .unwrap()
-        .write_all(b"!")
-        .unwrap();
-    read(&file)[0] != b'!'
+/// A union that is mounted with passthrough, which must work where the kernel has it.
+fn with_passthrough(test: impl FnOnce(&Path)) {
+    let needs = [Need::Fuse, Need::Root, Need::Passthrough];
+    let Some(union) = require(&needs).then(Writable::new).flatten() else {
+        return;
+    };
+    let mount = union.mount(&["data=passthrough", "strict"]);
+    test(mount.path());
 }
 
 #[test]
@@ -82,30 +80,24 @@ fn a_cached_mount_shows_old_descriptors_and_mappings_what_is_written() {
 
 #[test]
 fn with_passthrough_old_descriptors_and_mappings_keep_the_lower_file() {
-    let Some(union) = Writable::new() else { return };
-    let mount = union.mount(&["data=passthrough"]);
-    if !is_passthrough(mount.path()) {
-        return;
-    }
-    mount.unmount();
-    let Some(union) = Writable::new() else { return };
-    let mount = union.mount(&["data=passthrough"]);
-    let (path, twin) = (mount.path().join("large"), mount.path().join("dir/twin"));
-    let old = File::open(&path).unwrap();
-    let mapping = Mapping::new(&old).unwrap();
-    // Every way in which a file loses what it had.
-    fs::write(&path, "short").unwrap();
-    assert!(mapping[..] == large()[..] && read(&old) == large());
-    assert_eq!(fs::read(&path).unwrap(), b"short");
-    assert_eq!(fs::read(&twin).unwrap(), b"short", "the other name");
-    assert_eq!(fs::metadata(&path).unwrap().len(), 5);
-    drop((old, mapping));
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(fs::metadata(&twin).unwrap().len(), 5);
-    assert_eq!(
-        fs::metadata(&twin).unwrap().ino(),
-        fs::metadata(&path).unwrap().ino()
-    );
+    with_passthrough(|mount| {
+        let (path, twin) = (mount.join("large"), mount.join("dir/twin"));
+        let old = File::open(&path).unwrap();
+        let mapping = Mapping::new(&old).unwrap();
+        // Every way in which a file loses what it had.
+        fs::write(&path, "short").unwrap();
+        assert!(mapping[..] == large()[..] && read(&old) == large());
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+        assert_eq!(fs::read(&twin).unwrap(), b"short", "the other name");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 5);
+        drop((old, mapping));
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(fs::metadata(&twin).unwrap().len(), 5);
+        assert_eq!(
+            fs::metadata(&twin).unwrap().ino(),
+            fs::metadata(&path).unwrap().ino()
+        );
+    });
 }
 
 #[test]
@@ -150,30 +142,24 @@ fn a_file_that_is_read_and_changed_in_its_attributes_can_still_be_written() {
 /// See docs/SEMANTICS.md, open files.
 #[test]
 fn with_passthrough_attributes_are_changed_by_name_not_by_old_descriptors() {
-    let Some(union) = Writable::new() else { return };
-    let mount = union.mount(&["data=passthrough"]);
-    if !is_passthrough(mount.path()) {
-        return;
-    }
-    mount.unmount();
-    let Some(union) = Writable::new() else { return };
-    let mount = union.mount(&["data=passthrough"]);
-    let path = mount.path().join("large");
-    let old = File::open(&path).unwrap();
-    let writer = OpenOptions::new().write(true).open(&path).unwrap();
-    let stale = Some(libc::ESTALE);
-    let mode = fs::Permissions::from_mode(0o640);
-    let errors = [
-        old.set_permissions(mode.clone())
-            .map_err(|e| e.raw_os_error()),
-        std::os::unix::fs::fchown(&old, Some(5), None).map_err(|e| e.raw_os_error()),
-        old.set_modified(SystemTime::UNIX_EPOCH)
-            .map_err(|e| e.raw_os_error()),
-    ];
-    assert_eq!(errors, [Err(stale); 3]);
-    fs::set_permissions(&path, mode).unwrap();
-    assert_eq!(writer.metadata().unwrap().mode() & 0o777, 0o640);
-    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    with_passthrough(|mount| {
+        let path = mount.join("large");
+        let old = File::open(&path).unwrap();
+        let writer = OpenOptions::new().write(true).open(&path).unwrap();
+        let stale = Some(libc::ESTALE);
+        let mode = fs::Permissions::from_mode(0o640);
+        let errors = [
+            old.set_permissions(mode.clone())
+                .map_err(|e| e.raw_os_error()),
+            std::os::unix::fs::fchown(&old, Some(5), None).map_err(|e| e.raw_os_error()),
+            old.set_modified(SystemTime::UNIX_EPOCH)
+                .map_err(|e| e.raw_os_error()),
+        ];
+        assert_eq!(errors, [Err(stale); 3]);
+        fs::set_permissions(&path, mode).unwrap();
+        assert_eq!(writer.metadata().unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
@@ -295,11 +296,7 @@ fn sizes_are_set_and_space_is_allocated() {
 fn extended_attributes_are_set_and_removed() {
     each(|_, mount| {
         let run = |program: &str, args: &[&str]| {
-            succeed(
-                std::process::Command::new(program)
-                    .args(args)
-                    .current_dir(mount),
-            )
+            succeed(Command::new(program).args(args).current_dir(mount))
         };
         for name in ["small", "large", "dir"] {
             run("setfattr", &["-n", "user.plyfs", "-v", "value", name]);
@@ -445,4 +442,20 @@ fn the_figures_are_those_of_the_upper() {
         assert_eq!(here.blocks(), there.blocks());
         assert!(here.blocks_available() > 0);
     });
+}
+
+/// An entry that cannot be told does not take away those that were told before it.
+#[test]
+fn regression_an_error_ends_a_listing_after_what_was_found() {
+    let Some(union) = Writable::new() else { return };
+    let broken = union.upper().join("dir/broken");
+    fs::create_dir_all(&broken).unwrap();
+    let mut mark = Command::new("setfattr");
+    mark.args(["-n", "trusted.overlay.redirect", "-v", "not/a/redirect"]);
+    succeed(mark.arg(&broken));
+    let mount = union.mount(&[]);
+    let list = fs::read_dir(mount.path().join("dir")).unwrap();
+    let (found, errors): (Vec<_>, Vec<_>) = list.partition(|entry| entry.is_ok());
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(errors.len(), 1, "{errors:?}");
 }

@@ -33,6 +33,8 @@ pub enum Need {
     Fuse,
     /// A way to act as an ordinary user: being one, or being root and becoming one.
     PlainUser,
+    /// A kernel that reads and writes the files below a FUSE file system by itself, since Linux 6.9.
+    Passthrough,
     /// The mount helper; `cargo build -p mount-helper` makes it.
     Helper,
     /// A program in `PATH`.
@@ -70,6 +72,9 @@ fn is_there(need: &Need) -> bool {
                 && program("fusermount3").is_some()
         }
         Need::PlainUser => !is_root() || program("setpriv").is_some(),
+        // Of CONFIG_FUSE_PASSTHROUGH; readable by everybody, without the addresses.
+        Need::Passthrough => fs::read_to_string("/proc/kallsyms")
+            .is_ok_and(|symbols| symbols.contains(" fuse_backing_open")),
         Need::Helper => built_helper().is_file(),
         Need::Program(name) => program(name).is_some(),
         Need::File(path) => Path::new(path).exists(),

@@ -20,6 +20,16 @@ pub(super) struct SharedWhiteout {
 const MOST_LINKS: u32 = 30_000;
 
 impl Upper {
+    /// Whether whiteouts are made by attribute.
+    pub(in crate::overlay) fn makes_whiteouts_by_attribute(&self) -> Result<bool> {
+        let mut shared = self.whiteout.lock();
+        if shared.name.is_none() {
+            self.renew(&mut shared)
+                .map_err(failed("making a whiteout"))?;
+        }
+        Ok(shared.by_attribute)
+    }
+
     /// Makes a whiteout; says whether it is one by attribute, so that its directory needs a mark.
     pub(in crate::overlay) fn make_whiteout(
         &self,
