@@ -19,7 +19,7 @@ pub(super) struct Archiver<'a, W> {
     pub(super) overlay: &'a Overlay,
     pub(super) tar: &'a mut TarWriter<W>,
     /// The first path of each file that has several, and how many names of it are not written.
-    links: HashMap<Origin, (Vec<u8>, u64)>,
+    links: HashMap<Origin, (Vec<u8>, u32)>,
     /// What an archive cannot hold.
     pub(super) left_out: Vec<Escaped>,
 }
@@ -52,7 +52,8 @@ impl<'a, W: Write> Archiver<'a, W> {
             xattrs: &[],
         };
         let nothing = &mut io::empty();
-        if attributes.kind != FileKind::Directory && attributes.nlink > 1 {
+        let has_links = !matches!(attributes.kind, FileKind::Directory | FileKind::Socket);
+        if has_links && attributes.nlink > 1 {
             let origin = self.overlay.origin(node).map_err(&cannot_read)?;
             if let Some((first, left)) = self.links.get_mut(&origin) {
                 *left = left.saturating_sub(1);
@@ -60,7 +61,7 @@ impl<'a, W: Write> Archiver<'a, W> {
                 self.tar.append(&TarEntry { kind, ..entry }, nothing)?;
                 return Ok(true);
             }
-            let left = u64::from(attributes.nlink) - 1;
+            let left = attributes.nlink - 1;
             self.links.insert(origin, (path.to_vec(), left));
         }
         let xattrs = self.xattrs(node).map_err(&cannot_read)?;

@@ -474,6 +474,8 @@ fn a_socket_in_place_of_a_file() {
     fs::remove_file(mount.path().join("file")).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(mount.path().join("file"));
     drop(socket.unwrap());
+    // Neither is its second name, which would be a link to nothing.
+    fs::hard_link(mount.path().join("file"), mount.path().join("other")).unwrap();
     mount.unmount();
     commit(&store, &["web", "app:2"]);
     assert_eq!(store.stdout(["ls", "app:2"]), "");
