@@ -56,11 +56,8 @@ impl Filesystem for Adapter {
     ) {
         let caller = self.caller(req, umask);
         let make = || self.make_node(parent, name, mode, rdev, &caller);
-        send::entry(
-            reply,
-            &self.files,
-            self.answer("mknod", parent, make).map(Some),
-        );
+        let made = self.answer("mknod", parent, make).map(Some);
+        send::entry(reply, &self.files, made);
     }
 
     fn mkdir(
@@ -75,11 +72,8 @@ impl Filesystem for Adapter {
         let (caller, name, mode) = (self.caller(req, umask), name.as_bytes(), permissions(mode));
         let overlay = &self.overlay;
         let make = || overlay.make_directory(node(parent), name, mode, &caller);
-        send::entry(
-            reply,
-            &self.files,
-            self.answer("mkdir", parent, make).map(Some),
-        );
+        let made = self.answer("mkdir", parent, make).map(Some);
+        send::entry(reply, &self.files, made);
     }
 
     fn symlink(
@@ -93,11 +87,8 @@ impl Filesystem for Adapter {
         let (caller, name, target) = (self.caller(req, 0), name.as_bytes(), target.as_os_str());
         let overlay = &self.overlay;
         let make = || overlay.make_symlink(node(parent), name, target.as_bytes(), &caller);
-        send::entry(
-            reply,
-            &self.files,
-            self.answer("symlink", parent, make).map(Some),
-        );
+        let made = self.answer("symlink", parent, make).map(Some);
+        send::entry(reply, &self.files, made);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
