@@ -37,7 +37,7 @@ impl Filesystem for Adapter {
         if let Ok(Some(found)) = &found {
             self.told(INodeNo(found.node.0));
         }
-        send::entry(reply, &self.files, found);
+        send::entry(reply, found);
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
@@ -56,8 +56,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = self.caller(req, umask);
         let make = || self.make_node(parent, name, mode, rdev, &caller);
-        let made = self.answer("mknod", parent, make).map(Some);
-        send::entry(reply, &self.files, made);
+        send::entry(reply, self.answer("mknod", parent, make).map(Some));
     }
 
     fn mkdir(
@@ -72,8 +71,7 @@ impl Filesystem for Adapter {
         let (caller, name, mode) = (self.caller(req, umask), name.as_bytes(), permissions(mode));
         let overlay = &self.overlay;
         let make = || overlay.make_directory(node(parent), name, mode, &caller);
-        let made = self.answer("mkdir", parent, make).map(Some);
-        send::entry(reply, &self.files, made);
+        send::entry(reply, self.answer("mkdir", parent, make).map(Some));
     }
 
     fn symlink(
@@ -87,14 +85,13 @@ impl Filesystem for Adapter {
         let (caller, name, target) = (self.caller(req, 0), name.as_bytes(), target.as_os_str());
         let overlay = &self.overlay;
         let make = || overlay.make_symlink(node(parent), name, target.as_bytes(), &caller);
-        let made = self.answer("symlink", parent, make).map(Some);
-        send::entry(reply, &self.files, made);
+        send::entry(reply, self.answer("symlink", parent, make).map(Some));
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (old, parent, name) = (node(ino), node(parent), name.as_bytes());
         let link = || self.overlay.link(old, parent, name);
-        send::entry(reply, &self.files, self.answer("link", ino, link).map(Some));
+        send::entry(reply, self.answer("link", ino, link).map(Some));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -132,7 +129,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let look = || self.look(node(ino));
-        send::attributes(reply, &self.files, self.answer("getattr", ino, look));
+        send::attributes(reply, self.answer("getattr", ino, look));
     }
 
     fn setattr(
@@ -161,7 +158,7 @@ impl Filesystem for Adapter {
             by_root: req.uid() == 0,
         };
         let set = || self.change(node(ino), &change);
-        send::attributes(reply, &self.files, self.answer("setattr", ino, set));
+        send::attributes(reply, self.answer("setattr", ino, set));
     }
 
     /// Programs ask whether what they opened is a terminal; nothing here is a device.

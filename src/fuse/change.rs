@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
-use super::{Data, seek};
+use super::seek;
 use crate::layer::FileKind;
 use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
 
@@ -131,12 +131,7 @@ impl Adapter {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<(Attributes, Way)> {
         let name = name.as_bytes();
-        let (mut made, file) = self.overlay.create(parent, name, permissions, caller)?;
-        if self.settings.data == Data::WriteBack {
-            // The kernel keeps this number until the file is closed, however much it collects, and tar
-            // takes a file without blocks for one hole.
-            made.blocks = made.blocks.max(1);
-        }
+        let (made, file) = self.overlay.create(parent, name, permissions, caller)?;
         let exclusively = flags & libc::O_EXCL != 0;
         match self.files.created(made.node, file, exclusively, register) {
             Ok(way) => Ok((made, way)),

@@ -12,7 +12,7 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::convert::{self, node};
 use super::handler::Adapter;
-use super::reply::{GENERATION, shown};
+use super::reply::{GENERATION, lifetime};
 use crate::overlay::{Attributes, Listed};
 
 /// Whether a listing goes on after an entry was added to a reply.
@@ -45,8 +45,8 @@ pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: Repl
     let mut is_empty = true;
     let mut add = |entry: Listed<'_>, found: &Attributes| {
         is_empty = false;
-        let (shown, lifetime) = shown(&adapter.files, found);
-        let (number, name) = (shown.ino, OsStr::from_bytes(entry.name));
+        let (shown, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
+        let (number, lifetime) = (shown.ino, lifetime(found));
         adapter.told(number);
         let next = entry.next_offset;
         full(reply.add(number, next, name, &lifetime, &shown, GENERATION))

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert::{self, FOREVER};
-use super::files::{Files, Way};
+use super::files::Way;
 use crate::overlay::{Attributes, Space};
 
 type Answer<T> = Result<T, Errno>;
@@ -18,7 +18,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 
 /// How long the kernel may believe the attributes that come with a name. The library gives them the
 /// number of the node as `st_ino`; where that is another one the kernel has to ask again.
-fn lifetime(attributes: &Attributes) -> Duration {
+pub(super) fn lifetime(attributes: &Attributes) -> Duration {
     if attributes.ino == attributes.node.0 {
         FOREVER
     } else {
@@ -26,23 +26,12 @@ fn lifetime(attributes: &Attributes) -> Duration {
     }
 }
 
-/// What the kernel is told of a name's node, and for how long it may believe it. What it has collected
-/// takes no block of the upper yet, and tar takes a file without blocks for one hole.
-pub(super) fn shown(files: &Files, found: &Attributes) -> (FileAttr, Duration) {
-    let mut shown = convert::attributes(found);
-    if found.blocks == 0 && files.may_be_dirty(found.node) {
-        shown.blocks = 1;
-        return (shown, Duration::ZERO);
-    }
-    (shown, lifetime(found))
-}
-
 /// A name that was looked up or made.
-pub(super) fn entry(reply: ReplyEntry, files: &Files, found: Answer<Option<Attributes>>) {
+pub(super) fn entry(reply: ReplyEntry, found: Answer<Option<Attributes>>) {
     match found {
         Ok(Some(found)) => {
-            let (shown, lifetime) = shown(files, &found);
-            reply.entry_with_ttls(&lifetime, &FOREVER, &shown, GENERATION);
+            let shown = convert::attributes(&found);
+            reply.entry_with_ttls(&lifetime(&found), &FOREVER, &shown, GENERATION);
         }
         Ok(None) => reply.entry(&FOREVER, &convert::nothing(), GENERATION),
         Err(errno) => reply.error(errno),
@@ -64,15 +53,12 @@ pub(super) fn created(reply: ReplyCreate, made: Answer<(Attributes, Way)>) {
     }
 }
 
-pub(super) fn attributes(reply: ReplyAttr, files: &Files, found: Answer<Attributes>) {
+pub(super) fn attributes(reply: ReplyAttr, found: Answer<Attributes>) {
     match found {
         Ok(found) => {
-            let (mut shown, mut lifetime) = shown(files, &found);
-            if shown.blocks == found.blocks {
-                lifetime = FOREVER;
-            }
+            let mut shown = convert::attributes(&found);
             shown.ino.0 = found.ino;
-            reply.attr(&lifetime, &shown);
+            reply.attr(&FOREVER, &shown);
         }
         Err(errno) => reply.error(errno),
     }
