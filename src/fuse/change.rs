@@ -249,6 +249,7 @@ mod tests {
     use super::super::notify::notes;
     use super::super::{Settings, Xattrs};
     use super::*;
+    use crate::fuse::Data;
     use crate::layer::directory::DirectoryLayer;
     use crate::overlay::{Namespace, Overlay, OverlayOptions, Union};
     use crate::union::stack::{Stack, StackOptions};
