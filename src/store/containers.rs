@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::garbage::names_if_there;
 use super::{Error, Result, Store, files};
 use crate::cause;
 use crate::oci::Digest;
@@ -86,17 +87,9 @@ impl Store {
     /// [`Error::Io`] or [`Error::Json`].
     pub fn containers(&self) -> Result<Vec<(String, ContainerRecord)>> {
         let directory = self.containers_path();
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io(error, "reading", &directory)),
-        };
         let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| Error::io(error, "reading", &directory))?;
-            if let Ok(name) = entry.file_name().into_string()
-                && let Some(record) = read_record(&entry.path())?
-            {
+        for name in names_if_there(&directory)? {
+            if let Some(record) = read_record(&directory.join(&name))? {
                 found.push((name, record));
             }
         }

@@ -415,6 +415,14 @@ impl Store {
     }
 }
 
+/// As [`names`], none of a directory that is not there.
+pub(super) fn names_if_there(directory: &Path) -> Result<Vec<String>> {
+    match names(directory) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
 /// The names in a directory that are UTF-8, as all of ours are.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
     let failed = |error| Error::io(error, "reading", directory);

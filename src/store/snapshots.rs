@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::garbage::names_if_there;
 use super::{Error, Result, Store, files};
 use crate::oci::Digest;
 use crate::sys::writable::WritableDir;
@@ -147,19 +148,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn snapshot_numbers(&self) -> Result<Vec<u64>> {
-        let path = self.snapshots_path();
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io(error, "reading", &path)),
-        };
-        let mut numbers = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| Error::io(error, "reading", &path))?;
-            let name = entry.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
-        }
-        Ok(numbers)
+        let names = names_if_there(&self.snapshots_path())?;
+        let numbers = names.iter().filter_map(|name| name.parse().ok());
+        Ok(numbers.collect())
     }
 
     /// Moves the directory of a snapshot into the trash; [`Store::empty_trash`] removes it.
