@@ -57,6 +57,8 @@ const LONGEST: usize = 4096;
 const PREPARED: &str = "prepared";
 const GO: &str = "go";
 const SERVING: &str = "serving";
+/// What is told of a successor that told nothing.
+const SILENT: &str = "the new program ended without a word";
 
 /// What a successor gets told, beside the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,7 +143,7 @@ impl Peer {
         self.0.read_line(&mut line)?;
         match line.pop() {
             Some('\n') => Ok(line),
-            _ => Err(io::Error::other("it ended without a word")),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
@@ -151,9 +153,9 @@ impl Peer {
             Ok(said) if said == word => Ok(()),
             Ok(reason) => Err(reason),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err("it did not answer in time".to_owned())
+                Err("the new program did not answer in time".to_owned())
             }
-            Err(error) => Err(error.to_string()),
+            Err(_) => Err(SILENT.to_owned()),
         }
     }
 }
@@ -183,7 +185,7 @@ impl Holder<'_> {
         end(server);
         let serves = match successor.say(GO) {
             Ok(()) => successor.expect(SERVING),
-            Err(error) => Err(error.to_string()),
+            Err(_) => Err(SILENT.to_owned()),
         };
         match serves {
             Ok(()) => {
@@ -201,11 +203,12 @@ impl Holder<'_> {
 
     /// Starts a successor and waits until it has all that it needs.
     fn prepare(&self, program: &Path) -> std::result::Result<(Child, Peer), String> {
-        let (mut child, socket) = self.spawn(program).map_err(|error| error.to_string())?;
+        let failed = |error| format!("the new program cannot be started: {error}");
+        let (mut child, socket) = self.spawn(program).map_err(failed)?;
         let prepared = self
             .bequeath(&socket)
             .and_then(|()| Peer::new(socket))
-            .map_err(|error| error.to_string())
+            .map_err(|_| SILENT.to_owned())
             .and_then(|mut peer| peer.expect(PREPARED).map(|()| peer));
         if prepared.is_err() {
             stop(&mut child);
