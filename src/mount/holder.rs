@@ -22,6 +22,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use super::caller::{self, Caller};
 use super::daemon::tell_ready;
 use super::error::{Error, Result};
 use super::image::Recovery;
-use super::serve::{Interruptions, ORPHANED, Server, detach};
+use super::serve::{Event, Interruptions, ORPHANED, Server, detach};
 use super::upgrade::Control;
 use super::{MountRecord, OnEnd, OnReady, record};
 use crate::fuse::{Connection, Handover, Settings};
@@ -173,20 +174,29 @@ impl Holder<'_> {
             pending.finish()?;
             self.caller.leave_streams()?;
         }
-        let mut is_alone = false;
-        let mut alone = || {
-            log::warn!("the holder of the mount is gone: its server goes on without one");
-            self.record.control = None;
-            *self.published = record::publish_or_not(&self.record);
-            is_alone = true;
-        };
-        match process::signal_when_orphaned(ORPHANED, holder) {
-            Ok(true) => {}
-            Ok(false) => alone(),
-            Err(error) => return Err(Error::system("cannot watch the holder")(error)),
+        let is_held = process::signal_when_orphaned(ORPHANED, holder);
+        let mut is_alone = !is_held.map_err(Error::system("cannot watch the holder"))?;
+        if is_alone {
+            self.go_on_alone();
         }
         told.ready();
-        let result = server.wait(self.signals, Some(own), alone);
+        let mut interruptions = Interruptions::default();
+        let result = server.wait(self.signals, |event| {
+            match event {
+                Event::Orphaned => {
+                    self.go_on_alone();
+                    is_alone = true;
+                }
+                Event::Interrupted(signal) if is_alone => interruptions.take(signal, own)?,
+                // One process only takes the mount away: what is seen at its place then is another one.
+                Event::Interrupted(signal) => {
+                    if let Err(errno) = kill(holder, signal) {
+                        log::debug!("the holder is gone: {errno}");
+                    }
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        });
         if is_alone {
             if result.is_err() {
                 detach(own);
@@ -197,6 +207,13 @@ impl Holder<'_> {
             }
         }
         result.map(drop)
+    }
+
+    /// Does without a holder from now on.
+    fn go_on_alone(&mut self) {
+        log::warn!("the holder of the mount is gone: its server goes on without one");
+        self.record.control = None;
+        *self.published = record::publish_or_not(&self.record);
     }
 
     /// Sees to it that there is a server until the mount is gone.
@@ -227,8 +244,8 @@ impl Holder<'_> {
                         server = self.restart(&mut deaths)?;
                     }
                 },
-                Ok(ORPHANED) => {}
-                _ => {
+                Ok(ORPHANED) | Err(_) => {}
+                Ok(signal) => {
                     if let Err(error) = interruptions.take(signal, own) {
                         end(server);
                         return Err(error);
