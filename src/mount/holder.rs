@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use super::attach::Pending;
 use super::caller::{self, Caller};
@@ -190,7 +190,7 @@ impl Holder<'_> {
                 Event::Interrupted(signal) if is_alone => interruptions.take(signal, own)?,
                 // One process only takes the mount away: what is seen at its place then is another one.
                 Event::Interrupted(signal) => {
-                    if let Err(errno) = kill(holder, signal) {
+                    if let Err(errno) = kill(getppid(), signal) {
                         log::debug!("the holder is gone: {errno}");
                     }
                 }
@@ -240,7 +240,7 @@ impl Holder<'_> {
                     Ok(WaitStatus::StillAlive) => {}
                     Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
                     how => {
-                        log::error!("the server of the mount died ({how:?}): another one follows");
+                        log::error!("the server of the mount {}: another follows", death(how));
                         server = self.restart(&mut deaths)?;
                     }
                 },
@@ -273,6 +273,15 @@ impl Holder<'_> {
     pub(super) fn start_again(&mut self) -> Result<Pid> {
         let started = Instant::now();
         self.restart(&mut Deaths { count: 0, started })
+    }
+}
+
+/// What became of a server that died.
+fn death(how: nix::Result<WaitStatus>) -> String {
+    match how {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
+        _ => "is gone".to_owned(),
     }
 }
 
