@@ -190,7 +190,9 @@ impl Holder<'_> {
                 Event::Interrupted(signal) if is_alone => interruptions.take(signal, own)?,
                 // One process only takes the mount away: what is seen at its place then is another one.
                 Event::Interrupted(signal) => {
-                    if let Err(errno) = kill(getppid(), signal) {
+                    if getppid() == holder
+                        && let Err(errno) = kill(holder, signal)
+                    {
                         log::debug!("the holder is gone: {errno}");
                     }
                 }
