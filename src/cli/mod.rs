@@ -51,8 +51,10 @@ mod search;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 mod tags;
+mod take_over;
 mod template;
 mod umount;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -107,6 +109,9 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
+    Upgrade(upgrade::Upgrade),
+    #[command(hide = true, name = crate::mount::upgrade::VERB)]
+    TakeOver(take_over::TakeOver),
     Run(run::Run),
     Bundle(bundle::Bundle),
     Ls(ls::Ls),
@@ -197,6 +202,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,
+        Verb::Upgrade(verb) => verb.run()?,
+        Verb::TakeOver(verb) => verb.run()?,
         Verb::Run(verb) => return verb.run(global),
         Verb::Bundle(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,

@@ -16,6 +16,7 @@ use fuser::{
 
 use super::change::{Change, Range};
 use super::convert::{self, node, permissions};
+use super::files::Way;
 use super::handler::Adapter;
 use super::{Data, Xattrs, listing, reply as send};
 
@@ -249,6 +250,14 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let wanted = convert::wanted(flags);
+        if let Some(backings) = &self.backings {
+            let open = || backings.open(&self.overlay, &self.contents, node(ino), wanted);
+            return match self.answer("open", ino, open) {
+                Ok(Some(id)) => backings.reply(req, reply, id),
+                Ok(None) => send::opened(reply, Ok(Way::PageCache)),
+                Err(errno) => reply.error(errno),
+            };
+        }
         let register = |file: &std::fs::File| reply.open_backing(file);
         let open = || self.open_file(node(ino), wanted, req.uid() == 0, register);
         let opened = self.answer("open", ino, open);
@@ -384,7 +393,7 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        if !self.settings.sync {
+        if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
         let sync = || self.files.file(node(ino))?.sync(data_only);
@@ -428,7 +437,7 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        if !self.settings.sync {
+        if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
         let sync = || self.overlay.sync_directory(node(ino));

@@ -299,6 +299,7 @@ mod tests {
             },
             contents: Contents::new(),
             files: Files::new(true, notes),
+            backings: None,
             ahead: None,
         };
         let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");

@@ -41,7 +41,7 @@ const SHARDS: usize = 16;
 const IDLE_PER_SHARD: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Files of this size and above are read by the kernel itself: registering one costs as much as
 /// two round trips, which must be worth it.
-const LARGE: u64 = 128 << 10;
+pub(super) const LARGE: u64 = 128 << 10;
 
 /// What the kernel wants of a file.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use fuser::{Errno, INodeNo, InitFlags, KernelConfig};
 
 use super::ahead::Ahead;
+use super::backing::Backings;
 use super::contents::Contents;
 use super::convert::{self, node};
 use super::files::Files;
@@ -26,6 +27,8 @@ pub(super) struct Adapter {
     pub(super) settings: Settings,
     pub(super) contents: Contents,
     pub(super) files: Files,
+    /// Of a tree that never changes, in passthrough.
+    pub(super) backings: Option<Backings>,
     pub(super) ahead: Option<Ahead>,
 }
 
