@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! * An `Authorization` header is sent to one origin only. A redirect to another drops it for good.
+//! * An `Authorization` header, and those that the settings have, are sent to one origin only. A
+//!   redirect to another drops them for good.
 //! * What is protected by TLS stays so: no redirect leads out of it, unless the user allowed that.
 //! * Every wait is bounded: for a connection, for the next byte, between attempts.
 
@@ -16,9 +17,10 @@ use ureq::http::{Request as HttpRequest, Response as HttpResponse};
 use ureq::{AsSendBody, Body, SendBody, Timeout};
 
 use super::agent::Agents;
+use super::allowance::Allowance;
 use super::message::{Content, Method, Request, Response};
 use super::url::Url;
-use super::{Error, Settings};
+use super::{Error, RateLimit, Settings};
 use crate::cause::chain;
 
 const MOST_REDIRECTS: usize = 10;
@@ -84,19 +86,27 @@ impl Transport {
             let outcome = self.attempt(request);
             failures += 1;
             match outcome {
-                Ok(response) if !is_transient(response.status()) => return Ok(response),
+                Ok(response) if !is_transient(response.status()) => {
+                    if let Some(allowance) = Allowance::of(&response) {
+                        allowance.tell(&response.url.host());
+                    }
+                    return Ok(response);
+                }
                 Ok(response) if request.once && response.status() != 429 => return Ok(response),
                 Ok(response) => {
                     let asked = response.retry_after();
+                    let allowance = Allowance::of(&response);
                     if failures >= self.settings.attempts
                         || asked.is_some_and(|wait| wait > self.settings.longest_wait)
                     {
                         return if response.status() == 429 {
-                            let registry = response.url.host();
-                            Err(Error::RateLimited {
-                                registry,
+                            Err(Error::RateLimited(Box::new(RateLimit {
+                                registry: response.url.host(),
+                                detail: response.into_detail(),
+                                allowance: allowance.map(|it| it.to_string()),
                                 retry_after: asked,
-                            })
+                                anonymous: false,
+                            })))
                         } else {
                             Ok(response)
                         };
@@ -202,13 +212,17 @@ impl Transport {
     fn attempt(&self, request: &Request<'_>) -> Result<Response, Failure> {
         let mut url = request.url.clone();
         let mut authorization = request.authorization;
+        let mut headers = match request.named_by {
+            None => self.settings.api.headers.as_slice(),
+            Some(_) => &[],
+        };
         let mut elsewhere = false;
         for _ in 0..=MOST_REDIRECTS {
             if let Some(registry) = request.named_by {
                 url.check_named_by(registry, self.settings.insecure)
                     .map_err(Failure::Final)?;
             }
-            let inner = self.exchange(&url, request, authorization)?;
+            let inner = self.exchange(&url, request, headers, authorization)?;
             let location = match inner.status().as_u16() {
                 301..=303 if matches!(request.method, Method::Get | Method::Head) => {
                     inner.headers().get("location")
@@ -244,7 +258,7 @@ impl Transport {
                 )));
             }
             if !next.same_origin(&url) {
-                authorization = None;
+                (authorization, headers) = (None, &[]);
             }
             elsewhere = !next.same_origin(request.url);
             url = next;
@@ -259,6 +273,7 @@ impl Transport {
         &self,
         url: &Url,
         request: &Request<'_>,
+        headers: &[(String, String)],
         authorization: Option<&str>,
     ) -> Result<HttpResponse<Body>, Failure> {
         let agent = self
@@ -268,6 +283,9 @@ impl Transport {
         let mut builder = HttpRequest::builder().uri(url.uri().clone());
         for (name, value) in request.headers {
             builder = builder.header(*name, value);
+        }
+        for (name, value) in headers {
+            builder = builder.header(name, value);
         }
         if let Some(authorization) = authorization {
             builder = builder.header("authorization", authorization);
