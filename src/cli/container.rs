@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::commit::Commit;
 use super::export::Export;
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::cause;
 use crate::image;
 use crate::overlay::{self, Change};
@@ -47,7 +47,7 @@ Example:
   plyfs container rm web")]
 pub struct ContainerRm {
     /// Their names
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = complete::containers())]
     names: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ Example:
   plyfs container diff web | grep '^A /etc/'")]
 pub struct ContainerDiff {
     /// Its name
-    #[arg(value_name = "CONTAINER")]
+    #[arg(value_name = "CONTAINER", add = complete::containers())]
     name: String,
     /// As JSON
     #[arg(long)]

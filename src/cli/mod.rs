@@ -53,6 +53,7 @@ mod snapshotter;
 mod tags;
 mod template;
 mod umount;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -164,7 +165,10 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn run() -> ExitCode {
     complete::answer();
-    let cli = Cli::parse_from(arguments());
+    let cli = match usage::parse(arguments()) {
+        Ok(cli) => cli,
+        Err(failure) => return failure.report(),
+    };
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
         Ok(code) => code,

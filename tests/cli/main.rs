@@ -8,6 +8,7 @@ mod damage;
 mod helper;
 mod importing;
 mod inspect;
+mod interchange;
 mod listing;
 mod logins;
 mod made;
