@@ -29,9 +29,12 @@ fn failure(error: &Error, verb: &str) -> Failure {
     });
     let why = parts.next().unwrap_or_default();
     let why = why.strip_prefix("error: ").unwrap_or(&why);
-    let tip = parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_owned));
-    // Several tips come as one.
-    let tip = tip.map(|tip| tip.replace(" tip: ", "; "));
+    // How an unknown flag could be an argument is nobody's question.
+    let tip = parts.find_map(|part| {
+        let tips = part.strip_prefix("tip: ")?.split(" tip: ");
+        let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass")).collect();
+        (!tips.is_empty()).then(|| tips.join("; "))
+    });
     Failure::usage(why).or_hint(tip.unwrap_or_else(|| format!("{verb} --help")))
 }
 

@@ -335,6 +335,8 @@ impl Transport {
                     ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
                         Box::new(Stalled(self.settings.stall_timeout))
                     }
+                    // Its own words say `io:` before the cause.
+                    ureq::Error::Io(error) => Box::new(error),
                     error => Box::new(error),
                 };
                 let url = url.to_string();
@@ -356,7 +358,10 @@ pub(super) fn is_stall(error: &Error) -> bool {
 /// Whether another attempt may have a better end than this one.
 pub(super) fn may_pass_away(error: &Error) -> bool {
     match error {
-        Error::Network { source, .. } => source.downcast_ref().is_none_or(may_pass),
+        Error::Network { source, .. } => match source.downcast_ref() {
+            Some(error) => may_pass_here(error),
+            None => source.downcast_ref().is_none_or(may_pass),
+        },
         Error::Server { status, .. } => is_transient(*status),
         _ => false,
     }
@@ -370,14 +375,21 @@ fn is_transient(status: u16) -> bool {
 /// Whether another attempt may get through where this one did not.
 fn may_pass(error: &ureq::Error) -> bool {
     match error {
-        // Certificates that are not accepted come as invalid data.
-        ureq::Error::Io(e) => !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput),
+        ureq::Error::Io(error) => may_pass_here(error),
         ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed
         | ureq::Error::HostNotFound
         | ureq::Error::Protocol(_) => true,
         _ => false,
     }
+}
+
+fn may_pass_here(error: &std::io::Error) -> bool {
+    // Certificates that are not accepted come as invalid data.
+    !matches!(
+        error.kind(),
+        ErrorKind::InvalidData | ErrorKind::InvalidInput
+    )
 }
 
 /// Between 0 and 1; good enough to spread clients out.

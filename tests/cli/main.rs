@@ -9,6 +9,7 @@ mod helper;
 mod importing;
 mod inspect;
 mod interchange;
+mod introductions;
 mod listing;
 mod logins;
 mod made;
