@@ -55,6 +55,7 @@ mod take_over;
 mod template;
 mod umount;
 mod upgrade;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -169,7 +170,10 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn run() -> ExitCode {
     complete::answer();
-    let cli = Cli::parse_from(arguments());
+    let cli = match usage::parse(arguments()) {
+        Ok(cli) => cli,
+        Err(failure) => return failure.report(),
+    };
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
         Ok(code) => code,

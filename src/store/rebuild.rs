@@ -122,11 +122,7 @@ impl Store {
             {
                 continue;
             }
-            records.push(Record {
-                reference: None,
-                repository: None,
-                descriptor,
-            });
+            records.push(Record::nameless(descriptor));
         }
         let path = self.root().join(INDEX);
         let aside = self.root().join(DAMAGED);

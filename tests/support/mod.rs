@@ -178,7 +178,7 @@ pub fn plyfs_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let copy = shared_dir().join("plyfs");
-        fs::copy(env!("CARGO_BIN_EXE_plyfs"), &copy).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_plyfs")), &copy);
         copy
     })
 }
@@ -188,9 +188,15 @@ pub fn helper_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let copy = shared_dir().join("mount.plyfs");
-        fs::copy(built_helper(), &copy).unwrap();
+        copy_program(&built_helper(), &copy);
         copy
     })
+}
+
+/// Copies a program that is run next. A process of its own does it: what another thread starts meanwhile
+/// would hold the copy open for writing, and nobody could run it ("text file busy").
+fn copy_program(from: &Path, to: &Path) {
+    succeed(Command::new("cp").arg(from).arg(to));
 }
 
 fn built_helper() -> PathBuf {
