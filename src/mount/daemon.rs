@@ -26,7 +26,7 @@ use super::error::{Error, Result};
 use super::holder::{Held, Holder};
 use super::serve::{Event, Interruptions, Server, detach, take_signals};
 use super::{Mounted, OnEnd, OnReady, Ready, Serving, policy, record};
-use crate::fuse::{Connection, Ended, Settings};
+use crate::fuse::{Connection, Ended, Handover, Settings};
 use crate::overlay::Overlay;
 use crate::sys::mount::MountIdentity;
 use crate::sys::process;
@@ -119,15 +119,13 @@ fn serve_to_the_end(
     let directory = place.path();
     let (device, pending) = attach::connect(place, &traits)?;
     let prepared = prepare(&overlay, &device, &settings, &pending);
-    let (own, connection) = match prepared {
+    let (own, connection, handover) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             pending.undo();
             return Err(error);
         }
     };
-    let handover = connection.handover();
-    let handover = handover.map_err(Error::system("cannot prepare for the death of the server"))?;
     if let (Some(recovery), Some(own), Some(directory), Some(handover)) =
         (recovery, own, directory, handover)
     {
@@ -205,7 +203,7 @@ fn prepare(
     device: &OwnedFd,
     settings: &Settings,
     pending: &Pending,
-) -> Result<(Option<MountIdentity>, Connection)> {
+) -> Result<(Option<MountIdentity>, Connection, Option<Handover>)> {
     let own = pending.identity()?;
     if let (Some(own), Union::Stack(stack)) = (own, overlay.base()) {
         // Before anybody can come in: a layer may contain the mount point.
@@ -218,7 +216,9 @@ fn prepare(
     let connection = connection.map_err(Error::system(
         "the kernel and plyfs do not understand each other",
     ))?;
-    Ok((own, connection))
+    let handover = connection.handover();
+    let handover = handover.map_err(Error::system("cannot prepare for the death of the server"))?;
+    Ok((own, connection, handover))
 }
 
 /// Says that the mount is there, and served by this process.

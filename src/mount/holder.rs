@@ -104,7 +104,10 @@ impl Holder<'_> {
     /// Puts the mount in its place with a first server, and holds it to its end.
     pub(super) fn begin(mut self, pending: Pending) -> Result<()> {
         let own = self.held.own;
-        self.publish()?;
+        if let Err(error) = self.publish() {
+            pending.undo();
+            return Err(error);
+        }
         let server = match self.start(Some(pending)) {
             Ok(server) => server,
             Err(error) => {

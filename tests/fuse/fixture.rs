@@ -127,17 +127,20 @@ fn archive(tree: &Path) -> tempfile::NamedTempFile {
     archive
 }
 
-/// The process that has `mountpoint` among its arguments and lives.
+/// The process that has `mountpoint` among its arguments and lives; of a holder and its server the holder.
 pub fn daemon(mountpoint: &Path) -> Option<u32> {
     let mountpoint = mountpoint.as_os_str().as_bytes();
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments = fs::read(entry.path().join("cmdline")).ok()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let ours = arguments
             .split(|&byte| byte == 0)
             .any(|word| word == mountpoint);
-        (ours && alive(pid)).then_some(pid)
-    })
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        found.extend(pid.filter(|&pid| ours && alive(pid)));
+    }
+    let servers: Vec<u32> = found.iter().flat_map(|&pid| children(pid)).collect();
+    found.into_iter().find(|pid| !servers.contains(pid))
 }
 
 /// Waits until a process has ended.
