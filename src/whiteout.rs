@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn private_attributes_are_hidden_and_nested_ones_unescaped() {
-        let cases: [(Namespace, &[u8], Option<&[u8]>); 7] = [
+        type Case = (Namespace, &'static [u8], Option<&'static [u8]>);
+        let cases: [Case; 7] = [
             (Namespace::Trusted, b"trusted.overlay.opaque", None),
             (Namespace::User, b"user.fuseoverlayfs.origin", None),
             (Namespace::User, b"user.overlay.origin", None),
