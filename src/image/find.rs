@@ -172,8 +172,7 @@ pub(super) fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result
     Ok(Found {
         record: Record {
             reference: name.parse().ok(),
-            repository: None,
-            descriptor: descriptor.clone(),
+            ..Record::nameless(descriptor.clone())
         },
         manifest_descriptor: descriptor,
         config: ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?,
@@ -213,8 +212,10 @@ pub(super) fn load_all(store: &Store, record: &Record) -> Result<Vec<Found>> {
         });
     }
     if all.is_empty() {
-        let available = "none".to_owned();
-        return Err(Error::NotStoredFor { available });
+        return Err(Error::NotStoredFor {
+            wanted: Box::new(Platform::host()),
+            available: "none".to_owned(),
+        });
     }
     let host = Platform::host();
     all.sort_by_key(|found| host.rank(&found.config.platform).unwrap_or(usize::MAX));
@@ -232,6 +233,7 @@ pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -
             .map(ToString::to_string)
             .collect();
         return Err(Error::NotStoredFor {
+            wanted: Box::new(platform.cloned().unwrap_or_else(Platform::host)),
             available: platforms.join(", "),
         });
     };

@@ -109,8 +109,22 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`].
     pub fn leased(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
+        self.needed_by(self.leases_under(lock)?)
+    }
+
+    /// All that live mounts need.
+    ///
+    /// # Errors
+    /// As [`Store::leased`].
+    pub fn mounted(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
+        let mut leases = self.leases_under(lock)?;
+        leases.retain(|lease| lease.kind == LeaseKind::Mount);
+        self.needed_by(leases)
+    }
+
+    fn needed_by(&self, leases: Vec<LeaseRecord>) -> Result<HashSet<Object>> {
         let mut live = HashSet::new();
-        for lease in self.leases_under(lock)? {
+        for lease in leases {
             match self.mark_lease(&mut live, lease) {
                 Ok(()) => {}
                 Err(error @ Error::Io { .. }) => return Err(error),

@@ -10,6 +10,7 @@
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
+//!   uploads/<name>                               where interrupted pushes go on, for a day
 //!   reserve/                                     space kept back for when the disk is full
 //!   trash/                                       being deleted
 //!   lock                                         held while index.json changes or garbage is swept
@@ -45,6 +46,7 @@ mod snapshots;
 mod staging;
 mod sync;
 mod tidy;
+mod uploads;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -66,6 +68,7 @@ pub use rebuild::Rebuilt;
 pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
+pub use uploads::UploadFile;
 
 /// The result of an operation on a store.
 pub type Result<T> = std::result::Result<T, Error>;

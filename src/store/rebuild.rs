@@ -123,11 +123,7 @@ impl Store {
             {
                 continue;
             }
-            records.push(Record {
-                reference: None,
-                repository: None,
-                descriptor,
-            });
+            records.push(Record::nameless(descriptor));
         }
         let path = self.root().join(INDEX);
         let aside = self.root().join(DAMAGED);

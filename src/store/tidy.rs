@@ -186,7 +186,7 @@ fn ended(path: &Path) -> Result<Option<File>> {
 }
 
 /// Locks a file, unless somebody else has it locked or has moved it away.
-fn hold(file: File, path: &Path) -> Result<Option<File>> {
+pub(super) fn hold(file: File, path: &Path) -> Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),

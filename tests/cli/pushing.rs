@@ -148,6 +148,24 @@ fn all_tags_and_several_names() {
     let digest = format!("{app}@{}", Digest::of(b"x"));
     let said = store.fails(2, ["push", &digest]);
     assert!(said.contains("with a digest"), "{said}");
+    let said = store.fails(2, ["push", "-a", &format!("{app}:1")]);
+    assert!(said.contains("a tag does not go with --all-tags"), "{said}");
+    let id = store.stdout(["images", "-q", &format!("{app}:1")]);
+    for id in [id.trim(), &format!("sha256:{}", id.trim())] {
+        let said = store.fails(2, ["push", id]);
+        assert!(said.contains("it is no name to store it under"), "{said}");
+        assert!(
+            said.contains(&format!("hint: plyfs tag {id} NAME:TAG")),
+            "{said}"
+        );
+    }
+    let told = store.stdout(["push", "--json", &format!("{app}:1")]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["Name"], format!("{app}:1"));
+    assert!(
+        told["Digest"].as_str().unwrap().starts_with("sha256:"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -230,6 +248,40 @@ fn indexes_whole_and_in_part() {
     let index: Value = serde_json::from_slice(&raw(&name)).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 3, "{index}");
 
+    // Once they are, the index stays what it was: pushed, saved, loaded and pushed again.
+    pull("all");
+    let told = store.stdout(["push", &name]);
+    assert!(told.contains(&closing_line("1", &digest)), "{told}");
+    assert_eq!(Digest::of(&raw(&name)), digest);
+    let saved = store.root().with_file_name("saved.tar");
+    store.run([
+        "save".as_ref(),
+        name.as_ref(),
+        "-o".as_ref(),
+        saved.as_os_str(),
+    ]);
+    let (loaded, again) = (Store::new(), registry.reference("again:1"));
+    loaded.run(["load".as_ref(), "-i".as_ref(), saved.as_os_str()]);
+    loaded.run(["check"]);
+    loaded.run(["tag", &name, &again]);
+    loaded.run(["push", "-q", &again]);
+    assert_eq!(Digest::of(&raw(&again)), digest);
+    let all = ["--all", "--src-tls-verify=false"];
+    let everything = fetched(&store, &again, &all);
+    let mut stored = super::names(&loaded, "blobs/sha256");
+    stored.sort();
+    assert_eq!(everything, stored);
+    // What is damaged of them is found, and fetched again.
+    let statement = loaded
+        .root()
+        .join("blobs/sha256")
+        .join(attestation_blob(&loaded, &name));
+    fs::remove_file(&statement).unwrap();
+    let found = loaded.fails(1, ["check"]);
+    assert!(found.is_empty() || found.contains("plyfs: "), "{found}");
+    loaded.run(["pull", "-q", "--platform", "all", &again]);
+    loaded.run(["check"]);
+
     // Where the registry has the rest, the index is pushed as it is.
     let second = registry.reference("app:2");
     let all = ["--all", "--preserve-digests", "--dest-tls-verify=false"];
@@ -238,6 +290,17 @@ fn indexes_whole_and_in_part() {
     let told = store.stdout(["push", &second]);
     assert!(told.contains(&closing_line("2", &digest)), "{told}");
     assert_eq!(Digest::of(&raw(&second)), digest);
+}
+
+/// The name of the blob in which the first attestation of an image says what it says.
+fn attestation_blob(store: &Store, name: &str) -> String {
+    let format = "{{range .Manifests}}{{if eq .Kind \"attestation\"}}{{.Digest}}{{end}}{{end}}";
+    let digest = store.stdout(["inspect", "-f", format, name]);
+    let hex = digest.trim().strip_prefix("sha256:").unwrap();
+    let manifest = fs::read(store.root().join("blobs/sha256").join(hex)).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let blob = manifest["layers"][0]["digest"].as_str().unwrap();
+    blob.strip_prefix("sha256:").unwrap().to_owned()
 }
 
 #[test]

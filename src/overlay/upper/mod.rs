@@ -92,8 +92,8 @@ pub(super) struct Upper {
     work: WritableDir,
     /// `work/plyfs.index`
     pub(super) index: Arc<WritableDir>,
-    /// Held for as long as the overlay is open.
-    _locks: Vec<File>,
+    /// Held for as long as the overlay is open; none where it is only looked at.
+    locks: Vec<File>,
     pub(super) names: MarkNames,
     pub(super) ids: IdMap,
     pub(super) override_stat: bool,
@@ -143,6 +143,11 @@ impl Upper {
     /// The upper directory itself.
     pub(super) fn root(&self) -> &Arc<WritableDir> {
         &self.root
+    }
+
+    /// Whether this process is the one that has it mounted.
+    pub(super) fn may_be_changed(&self) -> bool {
+        !self.locks.is_empty()
     }
 
     /// Opens the directory that a node is in the upper. The places of it and of all directories

@@ -73,10 +73,7 @@ impl Upper {
             None => probe_namespace(&inner)?,
         };
         let upper = Upper::of(root, inner, index, namespace, identity, options);
-        Ok(Upper {
-            _locks: locks,
-            ..upper
-        })
+        Ok(Upper { locks, ..upper })
     }
 
     /// Opens `upper` and `work` to read what another process is writing there. Nothing is locked,
@@ -119,7 +116,7 @@ impl Upper {
             root: Arc::new(root),
             work,
             index: Arc::new(index),
-            _locks: Vec::new(),
+            locks: Vec::new(),
             names: MarkNames::new(namespace),
             ids: options.ids,
             override_stat: options.override_stat,
