@@ -149,12 +149,12 @@ impl Store {
         if leases.live.iter().any(checking) {
             return Ok(swept);
         }
+        let mut done = Vec::new();
         for lease in leases.ended {
             let age = now.duration_since(lease.modified).unwrap_or_default();
-            if lease.record.kind == LeaseKind::Pull && age < resumable {
-                leases.live.push(lease.record);
-            } else {
-                files::remove_if_there(&lease.path)?;
+            match lease.pull {
+                Some(pull) if age < resumable => leases.live.push(pull),
+                _ => done.push(lease.path),
             }
         }
         let live = self.mark(leases.live, &[])?;
@@ -163,6 +163,17 @@ impl Store {
                 swept.bytes += self.discard(&object)?;
                 swept.objects.push(object);
             }
+        }
+        // When this is interrupted, or power is lost before it is durable, the next one begins again.
+        if !done.is_empty() {
+            let paths = swept.objects.iter().map(|object| self.object_path(object));
+            let parents = paths.filter_map(|path| path.parent().map(Path::to_owned));
+            for parent in parents.collect::<HashSet<PathBuf>>() {
+                files::sync_directory(&parent)?;
+            }
+        }
+        for lease in done {
+            files::remove_if_there(&lease)?;
         }
         Ok(swept)
     }
