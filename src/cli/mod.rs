@@ -51,8 +51,10 @@ mod search;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 mod tags;
+mod take_over;
 mod template;
 mod umount;
+mod upgrade;
 mod usage;
 
 use std::ffi::OsString;
@@ -108,6 +110,9 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
+    Upgrade(upgrade::Upgrade),
+    #[command(hide = true, name = crate::mount::upgrade::VERB)]
+    TakeOver(take_over::TakeOver),
     Run(run::Run),
     Bundle(bundle::Bundle),
     Ls(ls::Ls),
@@ -201,6 +206,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,
+        Verb::Upgrade(verb) => verb.run()?,
+        Verb::TakeOver(verb) => verb.run()?,
         Verb::Run(verb) => return verb.run(global),
         Verb::Bundle(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,

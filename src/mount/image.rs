@@ -6,16 +6,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Error, Result};
 use super::text::path_text;
 use super::writable::{self, Readers};
 use super::{MountRecord, Ready, Serving, Target};
 use crate::cause;
 use crate::image::{self, Found};
-use crate::oci::Platform;
+use crate::oci::{Digest, Platform};
 use crate::options::MountOptions;
-use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
+use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, SnapshotImage, Store};
 use crate::union::Union;
+
+/// What image is mounted, so that another process finds the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// What people call it.
+    pub image: String,
+    is_reference: bool,
+    image_digest: Digest,
+    manifest_digest: Digest,
+    layers: usize,
+}
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -61,9 +75,7 @@ pub fn serving_container(
         return Err(Error::Unsupported(reason.into()));
     }
     let found = image::find_recorded(&store, &container.record)?;
-    if options.read_only != Some(true) {
-        (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
-    }
+    (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
     let discards = container.record.ephemeral;
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;
@@ -98,6 +110,27 @@ pub fn serving_snapshot(
     serving_found(store, &found, target, options, Readers::Others)
 }
 
+/// Prepares an image for serving that is mounted already, and protected by who serves it now.
+pub(super) fn serving_held(
+    recovery: &Recovery,
+    target: Target,
+    options: MountOptions,
+) -> Result<Serving> {
+    let root = options.root.as_deref().unwrap_or(Path::new(""));
+    let store = Store::open(root).map_err(image::Error::from)?;
+    let snapshot = SnapshotImage {
+        image: recovery.image.clone(),
+        manifest_digest: recovery.manifest_digest,
+        layers: recovery.layers,
+    };
+    let mut found = image::find_snapshot(&store, &snapshot)?;
+    found.record.descriptor.digest = recovery.image_digest;
+    if !recovery.is_reference {
+        found.record.reference = None;
+    }
+    serving_kept(store, &found, target, options, Readers::Others, |_| Ok(()))
+}
+
 fn serving_found(
     store: Store,
     found: &Found,
@@ -106,6 +139,31 @@ fn serving_found(
     readers: Readers,
 ) -> Result<Serving> {
     refuse_to_cover(&store, &target)?;
+    if let Err(error) = store.tidy_if_free(SystemTime::now()) {
+        log::info!("cannot tidy up the store: {}", cause::chain(&error));
+    }
+    // From the lease on it stays; before, it may have been removed.
+    serving_kept(
+        store,
+        found,
+        target,
+        options,
+        readers,
+        |store| match is_kept(store, found).map_err(image::Error::from)? {
+            true => Ok(()),
+            false => Err(image::Error::NotStored.into()),
+        },
+    )
+}
+
+fn serving_kept(
+    store: Store,
+    found: &Found,
+    target: Target,
+    mut options: MountOptions,
+    readers: Readers,
+    check: impl FnOnce(&Store) -> Result<()>,
+) -> Result<Serving> {
     let name = match &found.record.reference {
         Some(reference) => reference.to_string(),
         None => found.id().to_string(),
@@ -120,14 +178,8 @@ fn serving_found(
             found.manifest_descriptor.digest,
         ],
     };
-    if let Err(error) = store.tidy_if_free(SystemTime::now()) {
-        log::info!("cannot tidy up the store: {}", cause::chain(&error));
-    }
     let lease = take_lease(&store, &record)?;
-    // From here on it stays; before, it may have been removed.
-    if !is_kept(&store, found).map_err(image::Error::from)? {
-        return Err(image::Error::NotStored.into());
-    }
+    check(&store)?;
     let mut chain = image::chain(&store, found)?.with_ids(options.ids.clone());
     if options.as_lower {
         if options.upper.is_some() {
@@ -138,6 +190,14 @@ fn serving_found(
     }
     let union = Union::Chain(chain);
     let own = Store::open(store.root()).map_err(image::Error::from)?;
+    options.root = Some(own.root().to_owned());
+    let recovery = options.upper.is_none().then(|| Recovery {
+        image: name.clone(),
+        is_reference: found.record.reference.is_some(),
+        image_digest: found.record.descriptor.digest,
+        manifest_digest: found.manifest_descriptor.digest,
+        layers: found.config.rootfs.diff_ids.len(),
+    });
     let lease = Arc::new(parking_lot::Mutex::new(lease));
     let hold = Arc::clone(&lease);
     let on_ready = move |ready: Ready| {
@@ -157,6 +217,7 @@ fn serving_found(
     let overlay = writable::overlay(union, &options, readers)?;
     let mut serving = Serving::new(overlay, OsString::from(name), target, options);
     serving.record = shown;
+    serving.recovery = recovery;
     serving.hold = Some(Box::new(hold));
     // An image that was removed while it was mounted goes now.
     serving.on_end = Some(Box::new(move || {

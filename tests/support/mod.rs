@@ -307,6 +307,22 @@ pub fn skopeo_copy(args: &[&str], from: &str, to: &str) {
     succeed(&mut command);
 }
 
+/// The living children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    children.filter(|&pid| alive(pid)).collect()
+}
+
+/// Whether a process lives (one that nobody has waited for does not).
+pub fn alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+}
+
 /// Waits until `done` or panics.
 pub fn wait_for(what: impl Debug, mut done: impl FnMut() -> bool) {
     for _ in 0..400 {
