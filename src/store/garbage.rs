@@ -104,37 +104,6 @@ impl Store {
         self.keep_reserve()
     }
 
-    /// All that the owners of live leases need.
-    ///
-    /// # Errors
-    /// [`Error::Io`] or [`Error::Json`].
-    pub fn leased(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
-        self.needed_by(self.leases_under(lock)?)
-    }
-
-    /// All that live mounts need.
-    ///
-    /// # Errors
-    /// As [`Store::leased`].
-    pub fn mounted(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
-        let mut leases = self.leases_under(lock)?;
-        leases.retain(|lease| lease.kind == LeaseKind::Mount);
-        self.needed_by(leases)
-    }
-
-    fn needed_by(&self, leases: Vec<LeaseRecord>) -> Result<HashSet<Object>> {
-        let mut live = HashSet::new();
-        for lease in leases {
-            match self.mark_lease(&mut live, lease) {
-                Ok(()) => {}
-                Err(error @ Error::Io { .. }) => return Err(error),
-                // What it needs cannot be told: it may be anything.
-                Err(_) => live.extend(self.objects()?),
-            }
-        }
-        Ok(live)
-    }
-
     /// Removes what nothing refers to, but for what pulls that were interrupted less than
     /// `resumable` ago had finished.
     pub(super) fn sweep_locked(
@@ -219,7 +188,7 @@ impl Store {
         Ok(live)
     }
 
-    fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
+    pub(super) fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
         for digest in lease.digests {
             for kind in [ObjectKind::Layer, ObjectKind::Chain] {
                 live.insert(Object { kind, digest });

@@ -40,6 +40,7 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod leased;
 mod rebuild;
 mod reserve;
 mod snapshots;
