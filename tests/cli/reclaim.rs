@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::support::{Need, Store, require, succeed, wait_for};
+use super::support::{Need, Store, children, require, succeed, wait_for};
 use super::{archive, import, layout, names};
 
 /// A store on a file system of its own, of a few megabytes.
@@ -146,7 +146,11 @@ fn regression_an_image_removed_while_mounted_goes_after_its_daemon_was_killed() 
     import(&store, "one:1", b"one");
     let mount = store.mount("one:1", &[]);
     store.run(["image", "rm", "-f", "one:1"]);
-    succeed(Command::new("kill").args(["-9", &mount.pid().to_string()]));
+    // The holder and its server, or the one that is left would clean up.
+    let holder = u32::try_from(mount.pid()).unwrap();
+    let both = [vec![holder], children(holder)].concat();
+    let both = both.iter().map(ToString::to_string);
+    succeed(Command::new("kill").arg("-9").args(both));
     succeed(Command::new("umount").arg("-l").arg(mount.path()));
     let began = Instant::now();
     // The lease ends with the process, a moment after the signal.
