@@ -171,3 +171,30 @@ fn regression_of_those_who_make_a_container_at_once_all_but_one_find_it_in_use()
     }
     assert_eq!(refused, 3);
 }
+
+/// It would lie below the new one and come to light when that is unmounted; an ordinary user could not
+/// mount at all.
+#[test]
+fn regression_a_mount_takes_the_place_of_one_whose_server_is_dead() {
+    if !require(&[Need::Fuse, Need::Root, Need::PlainUser]) {
+        return;
+    }
+    for user in [User::Same, User::Plain] {
+        let union = Writable::of(user);
+        let mount = union.mount(&[]);
+        for _ in 0..2 {
+            let daemon = crate::fixture::daemon(mount.path()).unwrap();
+            signal(daemon, SIGKILL);
+            ends(daemon);
+            let dead = || fs::metadata(mount.path()).is_err();
+            wait_for("the mount to die", dead);
+            let said = text(&succeed(&mut union.command(&[])));
+            assert!(
+                said.contains("the process that served it is dead"),
+                "{said}"
+            );
+            assert_eq!(union.shell("cat small"), "small\n");
+        }
+        mount.unmount();
+    }
+}
