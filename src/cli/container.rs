@@ -215,7 +215,8 @@ impl ContainerDiff {
         let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
         let mut rows = Vec::new();
         let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
-        overlay::changes(&base, &store.container_upper(name), &mut add)
+        let upper = store.container_upper(name);
+        overlay::changes(&base, &upper, mount::container_marks(), &mut add)
             .map_err(|error| Failure::new(&tried, error))?;
         if self.json {
             let row = |(kind, path): (&'static str, Vec<u8>)| Changed {

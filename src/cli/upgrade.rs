@@ -38,7 +38,7 @@ impl Upgrade {
             .map_err(|error| Failure::new("cannot tell where this program is", error))?;
         let directories = if self.all { all()? } else { self.directories };
         each(&directories, |directory| {
-            take_over(directory, &program).or_else(|error| match error {
+            upgrade::upgrade(directory, &program).or_else(|error| match error {
                 mount::Error::NotHeld if self.all => {
                     let place = directory.display();
                     log::info!("{place} goes on with the program that mounted it: {error}");
@@ -50,19 +50,17 @@ impl Upgrade {
     }
 }
 
-fn take_over(directory: &Path, program: &Path) -> mount::Result<()> {
-    let server = mount::server_of(directory)?;
-    upgrade::upgrade(server.as_ref().ok_or(mount::Error::NotHeld)?, program)
-}
-
 fn failure(directory: &Path, error: mount::Error) -> Failure {
-    let is_refused = matches!(error, mount::Error::Upgrade(_));
-    let tried = format!("cannot upgrade {}", directory.display());
-    let failure = Failure::new(tried, error);
-    if is_refused {
-        failure.or_hint("the mount goes on with the program that served it before")
-    } else {
-        failure
+    let hint = match error {
+        mount::Error::Upgrade(_) => Some("it goes on with the program that serves it"),
+        mount::Error::NotHeld => Some("unmount it, and mount it again"),
+        mount::Error::NotYours { .. } => Some("upgrade it as that user, or as root"),
+        _ => None,
+    };
+    let failure = Failure::new(format!("cannot upgrade {}", directory.display()), error);
+    match hint {
+        Some(hint) => failure.or_hint(hint),
+        None => failure,
     }
 }
 

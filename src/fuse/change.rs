@@ -126,6 +126,8 @@ impl Adapter {
         let set = self.overlay.attributes(node)?.permissions;
         if set & SET_USER_ID != 0 || set & SET_GROUP_ID == SET_GROUP_ID {
             self.overlay.kill_privileges(node)?;
+            // Of an open that truncates it expects a new size only.
+            self.files.notes.add(Note::Attributes(node));
         }
         Ok(())
     }

@@ -28,8 +28,8 @@ mod reply;
 mod seek;
 mod session;
 
-pub use passthrough::probe;
 pub use handshake::Terms;
+pub use passthrough::probe;
 pub use session::{Connection, Ended, Handover, is_unwanted_answer, on_lost_thread};
 
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 use crate::oci::{
     Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
 };
-use crate::store::{ContainerRecord, Record, SnapshotImage, Store};
+use crate::store::{self, ContainerRecord, Record, SnapshotImage, Store};
 
 use super::{Error, Result};
 use crate::registry::closest;
@@ -38,7 +38,14 @@ impl Found {
 /// [`Error::NotStored`], [`Error::Misspelt`], [`Error::NotStoredFor`], [`Error::OtherPlatform`], [`Error::Ambiguous`], or what reading reports.
 pub fn find(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Found> {
     let record = find_record(store, name)?;
-    load(store, record, platform)
+    let digest = record.descriptor.digest;
+    match load(store, record, platform) {
+        // It was removed meanwhile.
+        Err(Error::Store(store::Error::Missing { .. })) if !store.lists(&digest)? => {
+            Err(Error::NotStored)
+        }
+        found => found,
+    }
 }
 
 /// Finds the record that `name` means: a reference, a digest, or the beginning of an image ID.
@@ -109,6 +116,8 @@ fn find_by_id(store: &Store, images: &[Record], text: &str) -> Result<Option<Rec
     for image in images {
         let manifests = match store.manifests(&image.descriptor) {
             Ok(manifests) => manifests,
+            // It was removed meanwhile.
+            Err(_) if !store.lists(&image.descriptor.digest)? => continue,
             Err(error) => {
                 log::warn!("looking for image {text}: {error}");
                 continue;

@@ -14,6 +14,7 @@
 //! A tree that never changes is served by a child of the daemon, see [`super::holder`].
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use super::attach::{self, Pending, Place};
 use super::caller::{self, Caller};
 use super::error::{Error, Result};
 use super::holder::{Held, Holder};
-use super::serve::{Server, detach, take_signals};
+use super::serve::{Event, Interruptions, Server, detach, take_signals};
 use super::{Mounted, OnEnd, OnReady, Ready, Serving, policy, record};
 use crate::fuse::{Connection, Ended, Settings};
 use crate::overlay::Overlay;
@@ -171,14 +172,22 @@ fn serve_to_the_end(
     pending.finish()?;
     let told = tell_ready(on_ready, own).and_then(|()| caller.leave_streams());
     if let Err(error) = told {
-        own.map(detach);
+        own.into_iter().for_each(detach);
         return Err(error);
     }
     caller.ready();
-    let result = server.wait(&signals, own, || {});
+    let mut interruptions = Interruptions::default();
+    let result = server.wait(&signals, |event| match (event, own) {
+        (Event::Orphaned, _) => Ok(ControlFlow::Continue(())),
+        (Event::Interrupted(signal), Some(own)) => {
+            interruptions.take(signal, own).map(ControlFlow::Continue)
+        }
+        // Whoever made the mount takes it away.
+        (Event::Interrupted(_), None) => Ok(ControlFlow::Break(())),
+    });
     if result.is_err() {
         // Nobody can use it any more.
-        own.map(detach);
+        own.into_iter().for_each(detach);
     }
     if let Ok(Ended::Unmounted) = result
         && let Err(error) = overlay.shut_down()

@@ -70,9 +70,7 @@ pub enum Error {
     #[error("the process that serves the mount died again and again")]
     GaveUp,
     /// The mount ends with the process that serves it.
-    #[error(
-        "no other process can serve it, since its files can change or the kernel cannot send requests again"
-    )]
+    #[error("it has no holder, as images have that are mounted in the background")]
     NotHeld,
     /// Another program does not serve the mount, for this reason.
     #[error("{0}")]

@@ -22,6 +22,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,14 +30,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use super::attach::Pending;
 use super::caller::{self, Caller};
 use super::daemon::tell_ready;
 use super::error::{Error, Result};
 use super::image::Recovery;
-use super::serve::{Interruptions, ORPHANED, Server, detach};
+use super::serve::{Event, Interruptions, ORPHANED, Server, detach};
 use super::upgrade::Control;
 use super::{MountRecord, OnEnd, OnReady, record};
 use crate::fuse::{Connection, Handover, Settings};
@@ -173,20 +174,31 @@ impl Holder<'_> {
             pending.finish()?;
             self.caller.leave_streams()?;
         }
-        let mut is_alone = false;
-        let mut alone = || {
-            log::warn!("the holder of the mount is gone: its server goes on without one");
-            self.record.control = None;
-            *self.published = record::publish_or_not(&self.record);
-            is_alone = true;
-        };
-        match process::signal_when_orphaned(ORPHANED, holder) {
-            Ok(true) => {}
-            Ok(false) => alone(),
-            Err(error) => return Err(Error::system("cannot watch the holder")(error)),
+        let is_held = process::signal_when_orphaned(ORPHANED, holder);
+        let mut is_alone = !is_held.map_err(Error::system("cannot watch the holder"))?;
+        if is_alone {
+            self.go_on_alone();
         }
         told.ready();
-        let result = server.wait(self.signals, Some(own), alone);
+        let mut interruptions = Interruptions::default();
+        let result = server.wait(self.signals, |event| {
+            match event {
+                Event::Orphaned => {
+                    self.go_on_alone();
+                    is_alone = true;
+                }
+                Event::Interrupted(signal) if is_alone => interruptions.take(signal, own)?,
+                // One process only takes the mount away: what is seen at its place then is another one.
+                Event::Interrupted(signal) => {
+                    if getppid() == holder
+                        && let Err(errno) = kill(holder, signal)
+                    {
+                        log::debug!("the holder is gone: {errno}");
+                    }
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        });
         if is_alone {
             if result.is_err() {
                 detach(own);
@@ -197,6 +209,13 @@ impl Holder<'_> {
             }
         }
         result.map(drop)
+    }
+
+    /// Does without a holder from now on.
+    fn go_on_alone(&mut self) {
+        log::warn!("the holder of the mount is gone: its server goes on without one");
+        self.record.control = None;
+        *self.published = record::publish_or_not(&self.record);
     }
 
     /// Sees to it that there is a server until the mount is gone.
@@ -223,12 +242,12 @@ impl Holder<'_> {
                     Ok(WaitStatus::StillAlive) => {}
                     Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
                     how => {
-                        log::error!("the server of the mount died ({how:?}): another one follows");
+                        log::error!("the server of the mount {}: another follows", death(how));
                         server = self.restart(&mut deaths)?;
                     }
                 },
-                Ok(ORPHANED) => {}
-                _ => {
+                Ok(ORPHANED) | Err(_) => {}
+                Ok(signal) => {
                     if let Err(error) = interruptions.take(signal, own) {
                         end(server);
                         return Err(error);
@@ -256,6 +275,15 @@ impl Holder<'_> {
     pub(super) fn start_again(&mut self) -> Result<Pid> {
         let started = Instant::now();
         self.restart(&mut Deaths { count: 0, started })
+    }
+}
+
+/// What became of a server that died.
+fn death(how: nix::Result<WaitStatus>) -> String {
+    match how {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
+        _ => "is gone".to_owned(),
     }
 }
 

@@ -75,9 +75,7 @@ pub fn serving_container(
         return Err(Error::Unsupported(reason.into()));
     }
     let found = image::find_recorded(&store, &container.record)?;
-    if options.read_only != Some(true) {
-        (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
-    }
+    (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
     let discards = container.record.ephemeral;
     let own = Store::open(store.root()).map_err(image::Error::from)?;
     let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;

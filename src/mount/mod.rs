@@ -39,7 +39,7 @@ pub use remount::remount;
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};
-pub use view::{ContainerView, container_view, flush_container};
+pub use view::{ContainerView, container_marks, container_view, flush_container};
 
 use crate::options::MountOptions;
 use crate::overlay::Overlay;

@@ -1,6 +1,7 @@
 //! A server: answers the kernel until the mount is gone, or signals take it away.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -30,26 +31,35 @@ pub(super) fn take_signals() -> Result<Signals> {
 
 /// The signals that ask for an end, as they come.
 #[derive(Debug, Default)]
-pub(super) struct Interruptions(Option<(u32, Instant)>);
+pub(super) struct Interruptions(Option<(Signal, Instant)>);
 
 impl Interruptions {
     /// Acts on a signal: the first detaches the mount, the second breaks off.
     ///
     /// # Errors
     /// [`Error::BrokenOff`].
-    pub(super) fn take(&mut self, signal: u32, own: MountIdentity) -> Result<()> {
+    pub(super) fn take(&mut self, signal: Signal, own: MountIdentity) -> Result<()> {
         match self.0 {
             // timeout(1) sends its signal to the process, and to its group.
             Some((first, at)) if first == signal && at.elapsed() < ONE_SIGNAL => Ok(()),
             Some(_) => Err(Error::BrokenOff),
             None => {
-                log::info!("signal {signal}: detaching the mount");
+                log::info!("{signal}: detaching the mount");
                 detach(own);
                 self.0 = Some((signal, Instant::now()));
                 Ok(())
             }
         }
     }
+}
+
+/// What a server is told while it serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// Its holder is gone.
+    Orphaned,
+    /// Somebody wants the mount to end.
+    Interrupted(Signal),
 }
 
 /// The threads that serve, and how they tell of their end.
@@ -86,25 +96,21 @@ impl Server {
         })
     }
 
-    /// Waits for the end of the mount, or for signals to bring it about. `own` is a mount that is ours to take
-    /// away.
+    /// Waits for the end of the mount, or until `act`, which is told what happens meanwhile, breaks.
     pub(super) fn wait(
         self,
         signals: &Signals,
-        own: Option<MountIdentity>,
-        mut orphaned: impl FnMut(),
+        mut act: impl FnMut(Event) -> Result<ControlFlow<()>>,
     ) -> Result<Ended> {
-        let mut interruptions = Interruptions::default();
         let waiting = |error| Error::system("cannot wait for signals")(error);
         while let Some(signal) = signals.wait(&*self.ended).map_err(waiting)? {
-            match Signal::try_from(signal.cast_signed()) {
-                Ok(ORPHANED) => orphaned(),
-                Ok(Signal::SIGCHLD) => {}
-                _ => match own {
-                    Some(own) => interruptions.take(signal, own)?,
-                    // Whoever made the mount takes it away.
-                    None => return Ok(Ended::Aborted),
-                },
+            let event = match Signal::try_from(signal.cast_signed()) {
+                Ok(ORPHANED) => Event::Orphaned,
+                Ok(Signal::SIGCHLD) | Err(_) => continue,
+                Ok(signal) => Event::Interrupted(signal),
+            };
+            if act(event)?.is_break() {
+                return Ok(Ended::Aborted);
             }
         }
         if self.lost.load(Ordering::Acquire) {

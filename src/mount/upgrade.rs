@@ -40,7 +40,7 @@ use super::error::{Error, Result};
 use super::holder::{Held, Holder, end};
 use super::image::{Recovery, serving_held};
 use super::serve::take_signals;
-use super::{Server, Target, syslog};
+use super::{KIND, Server, Target, servers, syslog, unmount};
 use crate::fuse::{Handover, Settings, Terms};
 use crate::options::MountOptions;
 use crate::sys::mount::MountIdentity;
@@ -347,12 +347,27 @@ fn succeed(
     })
 }
 
-/// Has the mount that `server` holds served by `program` from now on.
+/// Has the mount at `path` served by `program` from now on.
 ///
 /// # Errors
-/// [`Error::NotHeld`] for a mount without a holder; [`Error::Upgrade`] says why the mount stays with the program that
-/// serves it.
-pub fn upgrade(server: &Server, program: &Path) -> Result<()> {
+/// [`Error::NotMounted`], [`Error::NotYours`], [`Error::NotHeld`] for a mount without a holder; [`Error::Upgrade`] says why
+/// the mount stays with the program that serves it.
+pub fn upgrade(path: &Path, program: &Path) -> Result<()> {
+    let path = unmount::resolve(path)?;
+    let seen = unmount::seen_at(&path)?.filter(|mount| mount.kind == KIND);
+    let Some(seen) = seen else {
+        return Err(Error::NotMounted { path });
+    };
+    let user = nix::unistd::geteuid();
+    if let Some(user_id) = seen
+        .user_id()
+        .filter(|&owner| !user.is_root() && owner != user.as_raw())
+    {
+        return Err(Error::NotYours { path, user_id });
+    }
+    let servers = servers().map_err(Error::system("cannot read the table of processes"))?;
+    let holds = |server: &&Server| server.serves(&seen) && server.record.control.is_some();
+    let server = servers.iter().find(holds).ok_or(Error::NotHeld)?;
     let (ask, answers) = server.record.control.ok_or(Error::NotHeld)?;
     let asking = |error| Error::system("cannot ask the process that holds the mount")(error);
     let open = |number: RawFd, options: &OpenOptions| {

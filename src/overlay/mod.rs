@@ -66,12 +66,13 @@ use nix::errno::Errno;
 pub use crate::layer::Timestamp;
 pub use crate::union::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals, Union};
 
+pub use crate::whiteout::Namespace;
 pub use changes::{Change, changes};
 pub use file::OverlayFile;
 pub use query::Origin;
 pub use request::{
-    Caller, Namespace, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space,
-    TimeChange, XattrChange,
+    Caller, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space, TimeChange,
+    XattrChange,
 };
 
 use engine::Engine;
@@ -144,6 +145,15 @@ impl Overlay {
         match &self.kind {
             Kind::ReadOnly(_) => Ok(()),
             Kind::Writable(engine) => engine.upper.shut_down(),
+        }
+    }
+
+    /// The namespace of the marks in the upper, if there is one.
+    #[must_use]
+    pub fn marks(&self) -> Option<Namespace> {
+        match &self.kind {
+            Kind::ReadOnly(_) => None,
+            Kind::Writable(engine) => Some(engine.upper.names.namespace),
         }
     }
 

@@ -178,6 +178,16 @@ impl Store {
         Ok(self.read_index()?.records())
     }
 
+    /// Whether an image with this manifest or index is in the store still: another process may have
+    /// removed it since it was found.
+    ///
+    /// # Errors
+    /// As [`Store::images`].
+    pub fn lists(&self, digest: &Digest) -> Result<bool> {
+        let mut images = self.images()?.into_iter();
+        Ok(images.any(|image| image.descriptor.digest == *digest))
+    }
+
     /// Publishes an image: from now on it is in the store. A name it takes from another image
     /// leaves that one dangling.
     ///
@@ -205,7 +215,11 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn unpublish(&self, lock: &StoreLock, gone: &[Record]) -> Result<()> {
-        self.update(lock, files::write_file_always, |images| {
+        let write = |root: &Path, path: &Path, content: &[u8]| {
+            self.expect_garbage()?;
+            files::write_file_always(root, path, content)
+        };
+        self.update(lock, write, |images| {
             images.retain(|image| !gone.contains(image));
         })
     }

@@ -40,6 +40,7 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod leased;
 mod rebuild;
 mod reserve;
 mod snapshots;
@@ -157,7 +158,7 @@ impl Store {
         let path = root.join("store.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !has_layers(root) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !keeps_layers(root) => {
                 return Err(Error::NoStore(root.to_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -295,6 +296,11 @@ impl Store {
 /// Whether this is a store, whatever became of the files that mark it.
 fn has_layers(root: &Path) -> bool {
     root.join("layers/sha256").is_dir()
+}
+
+/// Whether layers are in it: one that was not made to its end has none, and is no store yet.
+fn keeps_layers(root: &Path) -> bool {
+    std::fs::read_dir(root.join("layers/sha256")).is_ok_and(|mut it| it.next().is_some())
 }
 
 /// Whether nothing is there, or no more than mkfs leaves, or another process that makes a store has made

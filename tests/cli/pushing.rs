@@ -11,7 +11,8 @@ use plyfs::oci::Digest;
 use serde_json::Value;
 
 use super::made::{Layout, Made, store_image};
-use super::support::{Need, Registry, Setup, Store, require, skopeo_copy, succeed};
+use super::reclaim::noise;
+use super::support::{Need, Registry, Setup, Store, require, skopeo_copy, succeed, wait_for};
 use super::{import, layout};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
@@ -427,32 +428,37 @@ fn a_private_authority() {
 
 /// A proxy that breaks a connection when so much has come through it from the client, so many times.
 fn breaking(to: &str, after: usize, times: usize) -> String {
+    let left = AtomicUsize::new(times);
+    proxy(to, move |passed, _| {
+        let one_less = |left: usize| left.checked_sub(1);
+        let order = Ordering::Relaxed;
+        passed > after && left.fetch_update(order, order, one_less).is_ok()
+    })
+}
+
+/// A proxy that breaks a connection when `breaks` says so, which is told how much has come through it
+/// from the client, and what comes next.
+fn proxy(to: &str, breaks: impl Fn(usize, &[u8]) -> bool + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (to, left) = (to.to_owned(), Arc::new(AtomicUsize::new(times)));
+    let (to, breaks) = (to.to_owned(), Arc::new(breaks));
     std::thread::spawn(move || {
         for client in listener.incoming() {
-            let (client, left) = (client.unwrap(), Arc::clone(&left));
+            let (client, breaks) = (client.unwrap(), Arc::clone(&breaks));
             let server = TcpStream::connect(&to).unwrap();
             let (answers, back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            std::thread::spawn(move || forward(answers, back, |_| false));
-            std::thread::spawn(move || {
-                let one_less = |left: usize| left.checked_sub(1);
-                forward(client, server, |passed| {
-                    let order = Ordering::Relaxed;
-                    passed > after && left.fetch_update(order, order, one_less).is_ok()
-                });
-            });
+            std::thread::spawn(move || forward(answers, back, &|_, _| false));
+            std::thread::spawn(move || forward(client, server, &*breaks));
         }
     });
     address
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, breaks: impl Fn(usize) -> bool) {
+fn forward(mut from: TcpStream, mut to: TcpStream, breaks: &dyn Fn(usize, &[u8]) -> bool) {
     let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         passed += count;
-        if breaks(passed) || to.write_all(&buffer[..count]).is_err() {
+        if breaks(passed, &buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
@@ -475,6 +481,39 @@ fn a_line_that_breaks() {
     import(&store, &name, &content);
     let told = store.stdout(["push", &name]);
     assert!(told.contains("1: digest: sha256:"), "{told}");
+    let found = registry.reference("app:1");
+    let mut stored = super::names(&store, "blobs/sha256");
+    stored.sort();
+    assert_eq!(fetched(&store, &found, &[]), stored);
+}
+
+/// A push that is killed between two parts of a blob goes on there when it is begun again.
+#[test]
+fn a_push_that_was_killed() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (parts, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, sent) = (Arc::clone(&parts), Arc::clone(&all));
+    let line = proxy(registry.address(), move |_, next| {
+        sent.fetch_add(next.len(), Ordering::Relaxed);
+        // Nothing of the third part comes through until there is another process.
+        next.starts_with(b"PATCH") && seen.fetch_add(1, Ordering::Relaxed) == 2
+    });
+    let name = format!("{line}/app:1");
+    import(&store, &name, &noise(40 << 20));
+    let mut push = store.command(["push", &name]).spawn().unwrap();
+    wait_for("the third part", || parts.load(Ordering::Relaxed) >= 3);
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert_eq!(super::names(&store, "uploads").len(), 1);
+    all.store(0, Ordering::Relaxed);
+    let told = store.stdout(["push", &name]);
+    assert!(told.contains("1: digest: sha256:"), "{told}");
+    assert_eq!(super::names(&store, "uploads"), [""; 0]);
+    let again = all.load(Ordering::Relaxed);
+    assert!(again < 16 << 20, "{again} bytes were sent again");
     let found = registry.reference("app:1");
     let mut stored = super::names(&store, "blobs/sha256");
     stored.sort();

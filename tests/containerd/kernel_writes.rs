@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::SOURCES;
 use crate::fixture::{Containerd, layout, require_containerd};
-use crate::support::{Need, Registry, children, plyfs_program, succeed, wait_for};
+use crate::support::{Need, Registry, children, plyfs_program, require, succeed, wait_for};
 
 /// Tells what a container's root is.
 const ROOT: &str = "grep ' / ' /proc/mounts | cut -d ' ' -f 3";
@@ -113,6 +113,10 @@ echo $i >> /etc/issue; done; echo $i";
 
 #[test]
 fn no_container_notices_when_the_server_of_their_image_is_killed() {
+    // The kernel that can do passthrough can send requests again.
+    if !require(&[Need::Passthrough]) {
+        return;
+    }
     let Some((it, image, _registry)) = with_image() else {
         return;
     };

@@ -50,6 +50,13 @@ fn changes_are_kept_under_a_name() {
     assert_eq!(fs::read(point.join("new")).unwrap(), b"new");
     assert_eq!(fs::read(point.join("moved/er/also")).unwrap(), b"changed");
     umount(store);
+    // It is the container that is mounted read-only, not its image.
+    mount(store, &["-o", "ro", "--name", "web"]);
+    assert_eq!(fs::read(point.join("new")).unwrap(), b"new");
+    assert!(!point.join("many").exists());
+    let refused = fs::write(point.join("newer"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    umount(store);
     let listed = store.stdout(["container", "ls", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["name"], "web");

@@ -116,3 +116,27 @@ fn a_registry_that_is_elsewhere_and_wants_headers() {
     assert_eq!(other.requests().len(), 1);
     assert_eq!(other.requests()[0].header("x-key"), None);
 }
+
+#[test]
+fn regression_a_tag_that_the_first_mirror_lacks_has_a_digest() {
+    let first = Server::start(|request| match request.path() {
+        "/v2/" => Answer::new(200, ""),
+        _ => Answer::new(404, ""),
+    });
+    let image = Image::new(10);
+    let digest = image.digest();
+    let second = Server::start(move |_| {
+        Answer::new(200, "").header("docker-content-digest", digest.to_string())
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[[registry]]\nlocation = \"docker.io\"\n\
+         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n\
+         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n",
+        first.port, second.port
+    );
+    let settings = with_file(&directory, "registries.conf", &text);
+    let source = Mirrored::open(&settings, &"app:1".parse().unwrap()).unwrap();
+    let found = source.digest_of(&ManifestName::Default).unwrap();
+    assert_eq!(found, Some(digest));
+}

@@ -34,10 +34,10 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::node::{Node, ROOT};
-use super::request::Namespace;
 use crate::idmap::IdMap;
 use crate::sys::writable::{At, WritableDir};
 use crate::union::{Error, NodeNumber, Result};
+use crate::whiteout::Namespace;
 
 pub(super) use looks::{Looks, Owner, without_set_id};
 pub(super) use temporary::Temporary;
@@ -52,6 +52,7 @@ pub(super) struct MarkNames {
     pub(super) redirect: Vec<u8>,
     /// `overlay.metacopy`
     pub(super) metacopy: Vec<u8>,
+    pub(super) namespace: Namespace,
     /// `overlay.whiteout`
     pub(super) whiteout: Vec<u8>,
     /// `overlay.impure`
@@ -66,12 +67,9 @@ pub(super) struct MarkNames {
 
 impl MarkNames {
     fn new(namespace: Namespace) -> MarkNames {
-        let prefix: &[u8] = match namespace {
-            Namespace::Trusted => b"trusted.",
-            Namespace::User => b"user.",
-        };
-        let name = |rest: &[u8]| [prefix, rest].concat();
+        let name = |rest: &[u8]| [namespace.prefix(), rest].concat();
         MarkNames {
+            namespace,
             opaque: name(b"overlay.opaque"),
             redirect: name(b"overlay.redirect"),
             metacopy: name(b"overlay.metacopy"),

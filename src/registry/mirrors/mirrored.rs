@@ -75,9 +75,16 @@ impl Mirrored {
     /// # Errors
     /// As [`Repository::digest_of`].
     pub fn digest_of(&self, which: &ManifestName) -> Result<Option<Digest>, Error> {
-        let order = self.that_answer(Answers::Tags);
-        self.first(order, |repository| repository.digest_of(which))
-            .map(|(digest, _)| digest)
+        // What one mirror does not have the next may.
+        let ask = |repository: &Repository| {
+            let digest = repository.digest_of(which)?;
+            digest.ok_or_else(|| nowhere(&self.image))
+        };
+        match self.first(self.that_answer(Answers::Tags), ask) {
+            Ok((digest, _)) => Ok(Some(digest)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Those that may be asked for this, in order.
