@@ -1,6 +1,6 @@
 //! `plyfs container`: what is in containers, and their end. `plyfs mount --name` makes them.
 
-use std::fmt::Display;
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use crate::image;
 use crate::mount;
 use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{self, ContainerRecord, Record, Store};
+use crate::store::{ContainerRecord, Record, Store};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -77,6 +77,9 @@ struct Row {
     image: String,
     created: String,
     in_use: bool,
+    /// As far as it is mounted where this process can see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mount_point: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -104,11 +107,14 @@ impl ContainerLs {
     fn run(self, store: &Store) -> Result<()> {
         let failed = |error| Failure::new("cannot list the containers", error);
         let images = store.images().map_err(failed)?;
+        let points = mount_points()?;
         let (mut rows, mut shown) = (Vec::new(), Vec::new());
         for (name, record) in store.containers().map_err(failed)? {
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
+            let upper = mount::path_text(&store.container_upper(&name));
             rows.push(Row {
+                mount_point: points.get(&upper).cloned(),
                 name,
                 image: record.image,
                 created: record.created,
@@ -123,13 +129,35 @@ impl ContainerLs {
             .into_iter()
             .zip(shown)
             .map(|(row, image)| {
-                let used = if row.in_use { "mounted" } else { "-" };
+                let used = match (row.in_use, row.mount_point) {
+                    (_, Some(point)) => point,
+                    (true, None) => "in use".to_owned(),
+                    (false, None) => "-".to_owned(),
+                };
                 let created = output::ago(&row.created, now);
-                vec![row.name, image, created, used.to_owned()]
+                vec![row.name, image, created, used]
             })
             .collect();
-        output::table(&["NAME", "IMAGE", "CREATED", "STATUS"], &cells)
+        output::table(&["NAME", "IMAGE", "CREATED", "MOUNTED ON"], &cells)
     }
+}
+
+/// Where directories that take changes are mounted.
+fn mount_points() -> Result<HashMap<String, String>> {
+    let failed = |error| Failure::new("cannot list the mounts", error);
+    let live = mount::mounts().map_err(failed)?;
+    let servers = match live.is_empty() {
+        true => Vec::new(),
+        false => mount::servers().map_err(failed)?,
+    };
+    let found = live.iter().filter_map(|entry| {
+        let server = servers.iter().find(|server| server.serves(entry))?;
+        Some((
+            server.record.upper.clone()?,
+            entry.point.display().to_string(),
+        ))
+    });
+    Ok(found.collect())
 }
 
 /// What people call the image of a container: the name that it was made by, or where that stands for
@@ -167,7 +195,7 @@ impl ContainerRm {
 }
 
 fn remove(store: &Store, name: &str) -> Result<()> {
-    let failed = |error| failure(format!("cannot remove container {name}"), error);
+    let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
     let Some(container) = store.container(name).map_err(failed)? else {
         return Err(missing("remove", name));
     };
@@ -208,17 +236,6 @@ impl ContainerDiff {
             text.push(b'\n');
         }
         std::io::stdout().write_all(&text).map_err(output::failed)
-    }
-}
-
-/// The failure of something with a container, which may be in use.
-pub fn failure(tried: impl Display, error: store::Error) -> Failure {
-    let in_use = matches!(error, store::Error::ContainerInUse(_));
-    let failure = Failure::new(tried, error);
-    if in_use {
-        failure.or_hint("plyfs umount it first; plyfs mounts tells where it is")
-    } else {
-        failure
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+
 use super::{Result, output};
 use crate::oci::ParseError;
 use crate::{cause, image, mount, registry, store};
@@ -216,6 +218,9 @@ fn is_usage(error: &anyhow::Error) -> bool {
 const FULL_DISK: &str = "plyfs image rm IMAGE frees space, and plyfs check --repair what \
     interrupted pulls hold; a pull goes on where it stopped";
 
+const IN_USE: &str = "plyfs umount it first; what plyfs mounts does not list was unmounted lazily, \
+    and its process ends with the last open file";
+
 /// How a file of the store comes back that is damaged or missing.
 fn remaking(path: &Path) -> Option<&'static str> {
     match path.file_name()?.to_str()? {
@@ -239,6 +244,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }) = cause.downcast_ref()
         {
             match source.kind() {
+                std::io::ErrorKind::PermissionDenied if *doing == "removing" => {
+                    return Some(store::SUBORDINATE.to_owned());
+                }
                 std::io::ErrorKind::PermissionDenied => {
                     return Some("choose a store of your own with --root DIR".to_owned());
                 }
@@ -254,6 +262,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             && let Some(hint) = remaking(path)
         {
             return Some(hint.to_owned());
+        }
+        if let Some(store::Error::ContainerInUse { .. }) = cause.downcast_ref() {
+            return Some(IN_USE.to_owned());
+        }
+        if let Some(mount::Error::Upper { source, .. }) = cause.downcast_ref()
+            && source.errno == Errno::EBUSY
+        {
+            return Some(IN_USE.to_owned());
         }
         if let Some(store::Error::NoStore(_)) = cause.downcast_ref() {
             return Some("plyfs pull IMAGE makes one; --root DIR names another".to_owned());

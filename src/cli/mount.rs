@@ -7,13 +7,15 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, complete, container, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::image::{self, Found};
 use crate::mount::image::{ImageRequest, serving, serving_container, serving_snapshot};
 use crate::mount::{self, Serving, Target, layers};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::store::{Container, ContainerRecord, LeaseKind, LeaseRecord, Store, is_container_name};
+use crate::store::{
+    self, Container, ContainerRecord, LeaseKind, LeaseRecord, Store, is_container_name,
+};
 
 /// Mount an image, a container, or a union of directories
 ///
@@ -49,7 +51,7 @@ pub struct Mount {
     /// The container that keeps what is changed
     #[arg(long, value_name = "CONTAINER", add = complete::containers())]
     name: Option<String>,
-    /// Remove the container when it is unmounted
+    /// Remove the container when it is unmounted; it must not be there yet
     #[arg(long, requires = "name")]
     rm: bool,
     /// Options, separated by commas
@@ -201,18 +203,30 @@ impl Mount {
         };
         let store = environment::open_store(global)?;
         let tried = format!("cannot mount container {name}");
-        let failed = |error| container::failure(&tried, error);
+        let failed = |error| Failure::new(&tried, error);
         store.remove_abandoned_containers().map_err(failed)?;
-        let there = store.container(name).map_err(failed)?;
-        let container = match (there, image) {
-            (Some(container), None) => container,
-            (Some(container), Some(image)) => self.same_image(&store, container, image)?,
-            (None, Some(image)) => self.make(&store, name, image)?,
-            (None, None) => {
-                return Err(
-                    Failure::plain(format!("{tried}: there is none of that name"))
-                        .or_hint(format!("plyfs mount --name {name} IMAGE DIR makes it")),
-                );
+        let container = loop {
+            match (store.container(name).map_err(failed)?, image) {
+                (Some(_), _) if self.rm => {
+                    let there = format!("{tried} with --rm: it is there already, and kept");
+                    return Err(Failure::plain(there)
+                        .or_hint(format!("plyfs container rm {name}, or leave --rm out")));
+                }
+                (Some(container), None) => break container,
+                (Some(container), Some(image)) => {
+                    break self.same_image(&store, container, image)?;
+                }
+                (None, Some(image)) => {
+                    if let Some(container) = self.make(&store, name, image)? {
+                        break container;
+                    }
+                }
+                (None, None) => {
+                    return Err(
+                        Failure::plain(format!("{tried}: there is none of that name"))
+                            .or_hint(format!("plyfs mount --name {name} IMAGE DIR makes it")),
+                    );
+                }
             }
         };
         let shown = container.record.image.clone();
@@ -251,7 +265,8 @@ impl Mount {
         )
     }
 
-    fn make(&self, store: &Store, name: &str, image: &str) -> Result<Container> {
+    /// Makes a container, unless somebody else does at the same time.
+    fn make(&self, store: &Store, name: &str, image: &str) -> Result<Option<Container>> {
         let failed = |error| Failure::new(format!("cannot make container {name}"), error);
         let mut found = self.find(store, image)?;
         loop {
@@ -277,9 +292,12 @@ impl Mount {
             if kept.record.descriptor.digest == record.image_digest
                 && kept.manifest_descriptor.digest == record.manifest_digest
             {
-                let container = store.create_container(name, record).map_err(failed)?;
+                let made = match store.create_container(name, record) {
+                    Err(store::Error::ContainerExists(_)) => None,
+                    made => Some(made.map_err(failed)?),
+                };
                 drop(lease);
-                return Ok(container);
+                return Ok(made);
             }
             found = kept;
         }

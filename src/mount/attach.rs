@@ -74,6 +74,7 @@ impl Place {
     pub(super) fn open(target: &Target) -> Result<Place> {
         match target {
             Target::Directory(path) => {
+                unmount::detach_dead(path)?;
                 let wrong = |source| Error::MountPoint {
                     path: path.clone(),
                     source,

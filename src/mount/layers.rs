@@ -1,7 +1,8 @@
 //! Directory layers as something to serve: from `lowerdir=` and `upperdir=` to an overlay.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::text::path_text;
@@ -31,6 +32,11 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
     }
     let lowers = open(&options.lowers)?;
     let data_only = open(&options.data_only)?;
+    for (paths, layers) in [(&options.lowers, &lowers), (&options.data_only, &data_only)] {
+        for (path, layer) in paths.iter().zip(layers) {
+            refuse_overlap(path, layer, &options)?;
+        }
+    }
     let stack_options = StackOptions {
         ids: options.ids.clone(),
         override_key: match options.xattr_permissions {
@@ -57,6 +63,30 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
     let mut serving = Serving::new(overlay, OsString::from("plyfs"), target, options);
     serving.record = record;
     Ok(serving)
+}
+
+/// Refuses a layer that the mount itself would change, as overlayfs does (`ELOOP`): the upper or the work directory,
+/// or something in them.
+fn refuse_overlap(path: &Path, layer: &DirectoryLayer, options: &MountOptions) -> Result<()> {
+    let above = layer.root().ancestors(&|_| false);
+    let above = above.map_err(Error::system("cannot look for what is above a layer"))?;
+    for (name, written) in [("upper", &options.upper), ("work", &options.work)] {
+        // What cannot be looked at is refused when it is opened.
+        let Some((written, Ok(looks))) = written.as_ref().map(|it| (it, it.metadata())) else {
+            continue;
+        };
+        let at = above
+            .iter()
+            .position(|id| *id == (looks.dev(), looks.ino()));
+        let (layer, written) = (path.display(), written.display());
+        let reason = match at {
+            None => continue,
+            Some(0) => format!("{layer} is a layer and the {name} directory ({written}) at once"),
+            Some(_) => format!("the layer {layer} lies in the {name} directory {written}"),
+        };
+        return Err(Error::Unsupported(reason));
+    }
+    Ok(())
 }
 
 fn open(paths: &[PathBuf]) -> Result<Vec<DirectoryLayer>> {

@@ -87,9 +87,10 @@ pub(super) fn seen_at(path: &Path) -> Result<Option<MountEntry>> {
 
 /// The absolute path without links; the root of a mount whose server died cannot be asked.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
-    let resolved = path.canonicalize().or_else(|error| {
-        match (error.raw_os_error(), path.parent(), path.file_name()) {
-            (Some(libc::ENOTCONN | libc::ECONNABORTED), Some(parent), Some(name)) => {
+    let resolved = path
+        .canonicalize()
+        .or_else(|error| match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) if is_unserved(&error) => {
                 let parent = if parent.as_os_str().is_empty() {
                     Path::new(".")
                 } else {
@@ -98,18 +99,46 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
                 parent.canonicalize().map(|parent| parent.join(name))
             }
             _ => Err(error),
-        }
-    });
+        });
     resolved.map_err(|source| Error::Unmount {
         path: path.to_owned(),
         source,
     })
 }
 
+/// Detaches the mounts of this user at `path` that nobody serves any more. The next one would only cover them, or be
+/// refused by fusermount3, which cannot look at them.
+pub(super) fn detach_dead(path: &Path) -> Result<()> {
+    let user = nix::unistd::getuid().as_raw();
+    while path.metadata().is_err_and(|error| is_unserved(&error)) {
+        let path = resolve(path)?;
+        let own =
+            |mount: &MountEntry| mount.kind == mountinfo::KIND && mount.user_id() == Some(user);
+        let Some(dead) = seen_at(&path)?.filter(own) else {
+            return Ok(());
+        };
+        let (id, device) = (dead.id, dead.device);
+        if !detach_own(MountIdentity { id, device })? {
+            return Ok(());
+        }
+        let shown = path.display();
+        log::warn!("unmounted what was on {shown}: the process that served it is dead");
+    }
+    Ok(())
+}
+
+/// Whether a FUSE mount says by this that its server is gone.
+fn is_unserved(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED)
+    )
+}
+
 /// Detaches the mount that `own` describes, wherever it is now; `false` when it is nowhere.
 ///
-/// Only for the server of the mount: while it is served its device number belongs to nobody else,
-/// so that a later mount with the same number of its own cannot be mistaken for it.
+/// While the file system lives its device number belongs to nobody else, so that a later mount with the same
+/// number of its own cannot be mistaken for it.
 pub(super) fn detach_own(own: MountIdentity) -> Result<bool> {
     let mounts = mountinfo::all().map_err(Error::system("cannot read the table of mounts"))?;
     let found = mounts

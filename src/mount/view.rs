@@ -35,7 +35,7 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
     let (record, held) = match store.container(name) {
         Ok(Some(container)) => (container.record.clone(), Some(container)),
         Ok(None) => return Ok(None),
-        Err(store::Error::ContainerInUse(_)) => {
+        Err(store::Error::ContainerInUse { .. }) => {
             let all = store.containers().map_err(image::Error::from)?;
             let record = all.into_iter().find(|(found, _)| found == name);
             match record {

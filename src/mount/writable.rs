@@ -28,9 +28,15 @@ pub(super) fn overlay(base: Union, options: &MountOptions, readers: Readers) -> 
             return Err(Error::Unsupported(reason.into()));
         }
         (None, _) => {
-            if let (true, Some(option)) = (options.strict, options.for_writing()) {
+            if let Some(option) = options.for_writing() {
                 let reason = format!("option '{option}' has no effect without a writable layer");
-                return Err(Error::Unsupported(reason));
+                if options.strict {
+                    return Err(Error::Unsupported(reason));
+                }
+                // The others come with read-only mounts of runtimes too.
+                if options.work.is_some() {
+                    log::warn!("{reason}");
+                }
             }
             return Ok(Overlay::read_only(base));
         }

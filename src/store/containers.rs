@@ -20,6 +20,7 @@ use super::garbage::names_if_there;
 use super::{Error, Result, Store, files};
 use crate::cause;
 use crate::oci::Digest;
+use crate::sys::lock;
 use crate::sys::writable::WritableDir;
 
 /// How long a container that is in use is waited for: who looked at it has done by then.
@@ -106,8 +107,12 @@ impl Store {
         let started = Instant::now();
         loop {
             match self.try_container(name) {
-                Err(Error::ContainerInUse(_)) if started.elapsed() < PATIENCE => {
+                Err(Error::ContainerInUse { .. }) if started.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(Error::ContainerInUse { name, .. }) => {
+                    let pid = self.user_of_container(&name);
+                    return Err(Error::ContainerInUse { name, pid });
                 }
                 result => return result,
             }
@@ -135,7 +140,10 @@ impl Store {
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Error::ContainerInUse(name.to_owned()));
+                    return Err(Error::ContainerInUse {
+                        name: name.to_owned(),
+                        pid: None,
+                    });
                 }
                 Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", &path)),
             }
@@ -170,6 +178,16 @@ impl Store {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &path)),
         }
+    }
+
+    /// The process that uses a container, if it may be looked at.
+    fn user_of_container(&self, name: &str) -> Option<u32> {
+        let path = self.containers_path().join(name).join("lock");
+        let holder = File::open(path).and_then(|lock| lock::holder(&lock));
+        holder.unwrap_or_else(|error| {
+            log::debug!("the process that uses container {name} is not known: {error}");
+            None
+        })
     }
 
     /// Makes a container and takes it for use. The caller holds a lease on the image, so that it
@@ -256,7 +274,7 @@ impl Store {
                     self.remove_container(container)?;
                     removed = true;
                 }
-                Ok(_) | Err(Error::ContainerInUse(_)) => {}
+                Ok(_) | Err(Error::ContainerInUse { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -335,7 +353,7 @@ mod tests {
         let web = store.create_container("web", record()).unwrap();
         assert!(matches!(
             store.container("web"),
-            Err(Error::ContainerInUse(_))
+            Err(Error::ContainerInUse { .. })
         ));
         assert!(matches!(
             store.create_container("web", record()),
@@ -450,7 +468,7 @@ mod tests {
         drop(old);
         assert!(matches!(
             store.try_container("web"),
-            Err(Error::ContainerInUse(_))
+            Err(Error::ContainerInUse { .. })
         ));
         drop(new);
     }

@@ -7,6 +7,10 @@ use thiserror::Error as ThisError;
 
 use crate::oci::{Digest, ParseError};
 
+/// How an ordinary user removes what was written in a user namespace of his.
+pub const SUBORDINATE: &str =
+    "unshare --map-auto -r plyfs check --repair removes what subordinate users own";
+
 /// A failed operation on a store.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
@@ -65,8 +69,13 @@ pub enum Error {
         digest: Digest,
     },
     /// A container that another process mounts or removes.
-    #[error("container {0} is in use")]
-    ContainerInUse(String),
+    #[error("container {name} is in use{}", by(*.pid))]
+    ContainerInUse {
+        /// Its name.
+        name: String,
+        /// The process, if it may be looked at.
+        pid: Option<u32>,
+    },
     /// A container of this name is there already.
     #[error("there is a container {0} already")]
     ContainerExists(String),
@@ -106,4 +115,8 @@ impl Error {
             source,
         }
     }
+}
+
+fn by(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }

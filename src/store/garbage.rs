@@ -15,7 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use super::files::allocated_bytes;
 use super::tidy::RESUMABLE;
-use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
+use super::{
+    Error, LeaseKind, LeaseRecord, Record, Result, SUBORDINATE, Store, StoreLock, files, reserve,
+};
 use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
@@ -368,7 +370,15 @@ impl Store {
         if let Err(error) = self.empty_trash() {
             TOLD.call_once(|| {
                 let why = cause::chain(&error);
-                log::warn!("some of what was removed takes up space still: {why}");
+                let way_out = match &error {
+                    Error::Io { source, .. }
+                        if source.kind() == io::ErrorKind::PermissionDenied =>
+                    {
+                        format!(" ({SUBORDINATE})")
+                    }
+                    _ => String::new(),
+                };
+                log::warn!("some of what was removed takes up space still: {why}{way_out}");
             });
         }
     }

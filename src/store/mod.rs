@@ -59,7 +59,7 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{ChainId, DiffId, Digest};
 
 pub use containers::{Container, ContainerRecord, is_container_name};
-pub use error::Error;
+pub use error::{Error, SUBORDINATE};
 pub use garbage::{Object, ObjectKind, Swept};
 pub use images::{REFERENCE_ANNOTATION, Record};
 pub use ingest::Ingest;

@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod fault;
 pub mod getdents;
 pub mod identity;
+pub mod lock;
 pub mod mapping;
 pub mod mount;
 pub mod process;

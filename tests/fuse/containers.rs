@@ -45,6 +45,8 @@ fn changes_are_kept_under_a_name() {
     umount(store);
     assert_eq!(without_inside(&diff()), without_inside(expected));
     mount(store, &["--name", "web"]);
+    let listed = store.stdout(["container", "ls"]);
+    assert!(listed.contains(&*point.to_string_lossy()), "{listed}");
     assert_eq!(fs::read(point.join("new")).unwrap(), b"new");
     assert_eq!(fs::read(point.join("moved/er/also")).unwrap(), b"changed");
     umount(store);

@@ -12,6 +12,7 @@ mod fixture;
 mod handles;
 mod lifecycle;
 mod mounting;
+mod occupied;
 mod peers;
 mod peers_limits;
 mod plain;

@@ -14,6 +14,7 @@ use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::OverlayOptions;
 use crate::sys::at::RootFd;
 use crate::sys::writable::WritableDir;
+use crate::sys::{lock, process};
 use crate::union::{Error, Result};
 use crate::whiteout::Namespace;
 
@@ -41,19 +42,9 @@ impl Upper {
         let outer = WritableDir::open(work).map_err(failed("opening the work directory"))?;
         same_device(&root, &outer)?;
         apart(upper, work)?;
-        let lock = |directory: &WritableDir, doing| {
-            let file = directory.listable().map_err(failed(doing))?;
-            lock_patiently(file).map_err(|error| match error.raw_os_error() {
-                Some(libc::EWOULDBLOCK) => Error {
-                    errno: Errno::EBUSY,
-                    ..Error::io(error, doing)
-                },
-                _ => Error::io(error, doing),
-            })
-        };
         let locks = vec![
-            lock(&root, "locking the upper directory, which is in use")?,
-            lock(&outer, "locking the work directory, which is in use")?,
+            lock_patiently(&root, "locking the upper directory")?,
+            lock_patiently(&outer, "locking the work directory")?,
         ];
         let inner = work_directory(&outer, b"work").map_err(failed("making the work directory"))?;
         if volatile_in_this_boot(&inner)? && !options.volatile {
@@ -153,18 +144,27 @@ impl Upper {
 /// The process that served the last mount may be at its end, but not over it, so this waits a bit.
 /// The lock belongs to the open description: it goes when the last process that has it closes it,
 /// so it outlives the parent of a daemon.
-fn lock_patiently(directory: File) -> io::Result<File> {
+fn lock_patiently(directory: &WritableDir, doing: &'static str) -> Result<File> {
+    let file = directory.listable().map_err(failed(doing))?;
     let started = Instant::now();
     loop {
-        match directory.try_lock() {
-            Ok(()) => return Ok(directory),
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::from_raw_os_error(libc::EWOULDBLOCK));
+                let by = match lock::holder(&file).map_err(failed(doing))? {
+                    Some(pid) => format!("process {pid}"),
+                    None => "another process".to_owned(),
+                };
+                return Err(Error {
+                    errno: Errno::EBUSY,
+                    doing: format!("{doing}, which is in use by {by}").into(),
+                    source: None,
+                });
             }
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::Error(error)) => return Err(Error::io(error, doing)),
         }
     }
 }
