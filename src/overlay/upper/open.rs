@@ -14,7 +14,7 @@ use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::OverlayOptions;
 use crate::sys::at::RootFd;
 use crate::sys::writable::WritableDir;
-use crate::sys::{lock, process};
+use crate::sys::lock;
 use crate::union::{Error, Result};
 use crate::whiteout::Namespace;
 
