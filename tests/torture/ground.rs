@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::support::succeed;
+use super::support::{succeed, wait_for};
 
 /// File systems on which power is lost, with the options that leave most to be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +132,11 @@ impl Ground {
     }
 
     fn umount(&self) {
-        succeed(Command::new("umount").arg(self.work()));
+        // A program that another test just starts has our descriptors for a moment.
+        wait_for("the end of the mount", || {
+            let umount = Command::new("umount").arg(self.work()).output();
+            umount.unwrap().status.success()
+        });
     }
 }
 
