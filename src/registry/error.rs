@@ -168,10 +168,10 @@ fn closest_text(closest: &[String]) -> String {
 }
 
 fn detail_text(detail: &str) -> String {
-    if detail.is_empty() {
-        String::new()
-    } else {
-        format!(": {detail}")
+    // More may follow it.
+    match detail.trim_end_matches('.') {
+        "" => String::new(),
+        detail => format!(": {detail}"),
     }
 }
 

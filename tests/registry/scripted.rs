@@ -327,7 +327,7 @@ fn a_busy_server_is_given_time() {
     assert!(started.elapsed() >= Duration::from_secs(1));
 
     let registry = Server::start(|_| {
-        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"log in for more"}]}"#;
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"Log in for more."}]}"#;
         Answer::new(429, body)
             .header("ratelimit-limit", "100;w=21600")
             .header("ratelimit-remaining", "0;w=21600")
@@ -336,7 +336,7 @@ fn a_busy_server_is_given_time() {
     });
     let source = repository(&registry.name("app"), settings());
     let error = source.manifest(&ManifestName::Default).unwrap_err();
-    let expected = "refuses further requests for now: log in for more; it answers 100 requests in \
+    let expected = "refuses further requests for now: Log in for more; it answers 100 requests in \
         6 h; it asks to wait for 3600 seconds";
     assert!(error.to_string().ends_with(expected), "{error}");
     assert!(matches!(&error, Error::RateLimited(limit) if limit.anonymous));
