@@ -33,7 +33,7 @@ mod tag;
 pub use check::{Damage, MISSING, check};
 pub use commit::{CommitRequest, Committed, commit};
 pub use error::Error;
-pub use find::{Found, find, find_record, find_recorded, find_snapshot};
+pub use find::{Found, find, find_manifest, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};
 pub use import::{ImportRequest, ImportSource, Imported, import, is_import};
 pub use inspect::{

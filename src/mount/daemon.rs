@@ -48,8 +48,12 @@ const ONE_SIGNAL: Duration = Duration::from_millis(100);
 /// Why there is no mount; nothing is left behind then.
 pub fn serve_detached(serving: Serving) -> Result<Mounted> {
     let place = Place::open(&serving.target)?;
-    let mut status =
-        process::fork_daemon(|status| daemon(serving, place, status)).map_err(Error::Start)?;
+    detached(|ready| serve(serving, place, leave_directory, ready))
+}
+
+/// Runs in a daemon, and returns when `run` has said that it is ready.
+pub(super) fn detached(run: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<Mounted> {
+    let mut status = process::fork_daemon(|status| daemon(run, status)).map_err(Error::Start)?;
     let mut message = Vec::new();
     status
         .read_to_end(&mut message)
@@ -76,7 +80,7 @@ pub fn serve_foreground(serving: Serving) -> Result<()> {
 }
 
 /// The life of the daemon; the result is its exit status.
-fn daemon(serving: Serving, place: Place, status: File) -> u8 {
+fn daemon(run: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>, status: File) -> u8 {
     if let Err(error) = process::ask_to_be_spared() {
         log::debug!("the daemon may be killed when memory runs out: {error}");
     }
@@ -88,7 +92,7 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
         tell(status.take(), READY, &std::process::id().to_le_bytes());
         Ok(())
     };
-    match serve(serving, place, leave_directory, ready) {
+    match run(&ready) {
         Ok(()) => 0,
         Err(error) => {
             match status.take() {
@@ -102,7 +106,7 @@ fn daemon(serving: Serving, place: Place, status: File) -> u8 {
 }
 
 /// Keeps no directory of the caller in use.
-fn leave_directory() -> Result<()> {
+pub(super) fn leave_directory() -> Result<()> {
     nix::unistd::chdir("/")
         .map_err(io::Error::from)
         .map_err(Error::system("cannot leave the directory"))
@@ -289,7 +293,7 @@ fn watch(
     result
 }
 
-fn detach(own: Option<MountIdentity>) {
+pub(super) fn detach(own: Option<MountIdentity>) {
     match own.map(unmount::detach_own) {
         None | Some(Ok(true)) => {}
         Some(Ok(false)) => log::info!("the mount is attached nowhere any more"),

@@ -11,6 +11,7 @@ pub mod getdents;
 pub mod identity;
 pub mod mapping;
 pub mod mount;
+pub mod mountinfo;
 pub mod process;
 pub mod writable;
 mod writable_xattr;

@@ -157,11 +157,11 @@ impl Signals {
         }
     }
 
-    /// Waits for one of the signals, or until `stop` is written to, which gives `None`.
+    /// Waits for one of the signals, or until `stop` can be read, which gives `None`.
     ///
     /// # Errors
     /// What poll(2) and read(2) report.
-    pub fn wait(&self, stop: &EventFd) -> io::Result<Option<u32>> {
+    pub fn wait(&self, stop: &impl AsFd) -> io::Result<Option<u32>> {
         loop {
             let mut waited = [
                 PollFd::new(self.source.as_fd(), PollFlags::POLLIN),

@@ -104,6 +104,23 @@ fn a_container_of_another_image_is_refused() {
 }
 
 #[test]
+fn regression_a_read_only_container_shows_what_was_changed() {
+    let Some(lab) = Lab::new() else { return };
+    let (store, point) = (&lab.store, lab.store.mountpoint());
+    let _guard = store.guard();
+    mount(store, &["--name", "web", "fixture"]);
+    fs::write(point.join("new"), "new").unwrap();
+    fs::remove_file(point.join("hello")).unwrap();
+    umount(store);
+    mount(store, &["--name", "web", "-o", "ro"]);
+    assert_eq!(fs::read(point.join("new")).unwrap(), b"new");
+    assert!(!point.join("hello").exists());
+    let refused = fs::write(point.join("new"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    umount(store);
+}
+
+#[test]
 fn a_container_can_go_with_its_mount() {
     let Some(lab) = Lab::new() else { return };
     let store = &lab.store;
