@@ -132,6 +132,8 @@ pub struct MountOptions {
     /// `as_lower`: the mount will be a lower layer of the kernel's overlay, so that nothing in it shows
     /// which that would take for a mark of its own.
     pub as_lower: bool,
+    /// `layers`: the layers of the image one beside another, in directories `0` (the lowest), `1` and so on.
+    pub layers: bool,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -279,6 +281,7 @@ impl MountOptions {
             "noacl" => (&mut self.noacl, true),
             "userxattr" => (&mut self.userxattr, true),
             "as_lower" => (&mut self.as_lower, true),
+            "layers" => (&mut self.layers, true),
             "strict" => (&mut self.strict, true),
             "remount" => (&mut self.remount, true),
             _ => return false,

@@ -217,7 +217,7 @@ impl Mount {
 }
 
 /// This program, to mount an image for the containers that share it.
-fn helper() -> Command {
+pub fn helper() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("plyfs").arg("mount");
     command

@@ -16,6 +16,7 @@ use crate::oci::{Digest, Platform};
 use crate::options::MountOptions;
 use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
 use crate::union::Union;
+use crate::union::chain::Marks;
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -116,15 +117,18 @@ fn serving_found(
     readers: Readers,
 ) -> Result<Serving> {
     let leased = Leased::new(&store, found, &target)?;
-    let mut chain = image::chain(&store, found)?.with_ids(options.ids.clone());
-    if options.as_lower {
-        if options.upper.is_some() {
-            let reason = "as_lower goes without upperdir=, of which nothing is hidden";
-            return Err(Error::Unsupported(reason.into()));
-        }
-        chain.hide_marks();
+    if options.upper.is_some() && (options.as_lower || options.layers) {
+        let reason = "as_lower and layers go without upperdir=, of which nothing is hidden";
+        return Err(Error::Unsupported(reason.into()));
     }
-    let union = Union::Chain(chain);
+    let mut chain = match options.layers {
+        true => image::layers(&store, found)?,
+        false => image::chain(&store, found)?,
+    };
+    if options.as_lower && !options.layers {
+        chain.show_marks(Marks::Hidden);
+    }
+    let union = Union::Chain(chain.with_ids(options.ids.clone()));
     let overlay = writable::overlay(union, &options, readers)?;
     let upper = options.upper.as_deref().map(path_text);
     let mut serving = Serving::new(overlay, OsString::from(leased.name), target, options);

@@ -37,7 +37,7 @@ pub use kernel::try_overlay;
 pub use mountinfo::{KIND, MountEntry, ours as mounts, owner};
 pub use record::{MountRecord, Server, servers};
 pub use remount::remount;
-pub use shared::{mount_shared, unmount_shared};
+pub use shared::{make_mount_point, mount_shared, unmount_shared};
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::{mountinfo, path_text, unmount};
+use super::{attach, mountinfo, path_text, unmount};
 use crate::oci::Digest;
 use crate::options::MountOptions;
 use crate::store::Store;
@@ -43,7 +43,8 @@ pub fn mount_shared(
     mut helper: Command,
 ) -> Result<()> {
     if is_mounted(directory)? {
-        if std::fs::metadata(directory).is_ok() {
+        // Not what the kernel remembers of it.
+        if attach::identity_at(directory, true).is_ok() {
             return Ok(());
         }
         // Its server died.
@@ -86,6 +87,22 @@ pub fn unmount_shared(store: &Store, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes the directory on which an image is to be mounted, unless it is there.
+///
+/// # Errors
+/// What making it reports.
+pub fn make_mount_point(directory: &Path) -> Result<()> {
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    match made {
+        // A mount whose server died.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(Error::system("cannot make a directory for the image")),
+    }
+}
+
 fn is_mounted(directory: &Path) -> Result<bool> {
     let seen = unmount::seen_at(directory)?;
     Ok(seen.is_some_and(|mount| mount.kind == mountinfo::KIND))
@@ -125,15 +142,7 @@ pub(super) fn ensure(
     helper: Command,
 ) -> Result<PathBuf> {
     let directory = store.root().join(DIRECTORY).join(manifest.hex());
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory);
-    match made {
-        // A mount whose server died.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made.map_err(Error::system("cannot make a directory for the image"))?,
-    }
+    make_mount_point(&directory)?;
     let options = MountOptions {
         root: Some(store.root().to_owned()),
         manifest: Some(manifest.to_string()),

@@ -64,6 +64,7 @@ impl MountOptions {
             ("volatile", self.volatile),
             ("userxattr", self.userxattr),
             ("as_lower", self.as_lower),
+            ("layers", self.layers),
             ("strict", self.strict),
             ("remount", self.remount),
         ] {
