@@ -9,6 +9,8 @@
 #   make conformance-writes     pjdfstest and fsx on writable mounts, beside kernel overlayfs
 #   make conformance-workloads  a distribution's daily work in containers, beside a plain directory
 #   make soak          many processes at work for half an hour, memory and descriptors watched (MINUTES=30)
+#   make torture       kills, full disks, failing calls and lost power at every step of each command that writes to
+#                      the store (VERB=pull for one of them), then ten processes at once for ten minutes
 #   make fuzz          fuzzes each parser of untrusted bytes (SECONDS_EACH=60)
 #   make doc           the documentation of the library
 #   make install       what is built, manual pages, completions and sample configurations, into
@@ -32,7 +34,7 @@ MINUTES ?= 30
 # What the mount helper must never link: it is small, and it may run at boot.
 FOREIGN_TO_HELPER = ureq rustls tokio tonic redb clap anyhow indicatif
 
-.PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak fuzz doc install deb clean help
+.PHONY: all build helper demo test check check-helper bench conformance conformance-writes conformance-workloads soak torture fuzz doc install deb clean help
 .DEFAULT_GOAL := build
 
 help:
@@ -100,6 +102,13 @@ soak:
 	scripts/prepare-fuse
 	$(CARGO) build --release -p plyfs
 	scripts/soak --minutes $(MINUTES) $(ARGS)
+
+torture:
+	scripts/install-packages test
+	scripts/prepare-fuse
+	$(CARGO) build --release -p plyfs
+	EVERY_STEP=1 $(CARGO) test --release --test torture -- --nocapture --skip many_processes
+	scripts/store-races $(ARGS)
 
 fuzz:
 	scripts/fuzz $(SECONDS_EACH)

@@ -1,12 +1,14 @@
-"""Sections of bench: images into archives and back, and images made of containers.
+"""Sections of bench: images into archives and back, into registries, and images made of containers.
 
 Each contender gets what it needs beforehand (the image in a storage of its own), and takes turns with the others.
 Compared is processor time: an archive of a gigabyte keeps every disk busy.
 """
 import os
 import shutil
+import socket
 import statistics
 import subprocess
+import time
 
 # The most of the better peer's processor time that each may take.
 MOST = 0.7
@@ -25,7 +27,7 @@ class Place:
         os.makedirs(self.path)
         self.store = os.path.join(self.path, "plyfs")
         self.reference = f"localhost/bench/{IMAGE}:latest"
-        self.mounted = []
+        self.mounted, self.registry = [], None
         self.quietly(*self.plyfs("pull", "-q", f"oci:{oci}:{IMAGE}", "--name", self.reference))
 
     def at(self, name):
@@ -51,12 +53,38 @@ class Place:
                      f"oci-archive:{self.at('peer.tar')}:{self.reference}")
         self.quietly(*self.podman("load", "-q", "-i", self.at("peer.tar")))
 
+    def start_registry(self):
+        """A registry with nothing in it."""
+        self.stop_registry()
+        config, data = self.at("registry.yml"), self.at("registry")
+        shutil.rmtree(data, ignore_errors=True)
+        with open(config, "w") as f:
+            f.write("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\n"
+                    f"storage: {{filesystem: {{rootdirectory: {data}}}}}\n"
+                    f'http: {{addr: "{self.address}", secret: bench}}\n')
+        with open(self.at("registry.log"), "w") as log:
+            self.registry = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+        for _ in range(200):
+            try:
+                socket.create_connection(self.address.split(":"), 1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+
+    def stop_registry(self):
+        if self.registry:
+            self.registry.kill()
+            self.registry.wait()
+            self.registry = None
+
     def remove(self, name):
         for storage in (name, name + "-run"):
             subprocess.run(["umount", "-l", self.at(storage) + "/overlay"], stderr=subprocess.DEVNULL)
             shutil.rmtree(self.at(storage), ignore_errors=True)
 
     def close(self):
+        if getattr(self, "registry", None):
+            self.stop_registry()
         for mounted in getattr(self, "mounted", []):
             subprocess.run(mounted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         subprocess.run(["umount", "-l", self.path + "/podman/overlay"], stderr=subprocess.DEVNULL)
@@ -107,13 +135,32 @@ def commit(place):
     }, {"plyfs gzip": ["buildah"], "plyfs plain": ["buildah"]}
 
 
-SECTIONS = {"save": save, "load": load, "commit": commit}
+def push(place):
+    """The image as it is stored into an empty registry. (podman compresses it, since its storage does not.)"""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        place.address = f"127.0.0.1:{s.getsockname()[1]}"
+    name = f"{place.address}/bench/{IMAGE}:latest"
+    place.fill_podman()
+    place.quietly(*place.plyfs("tag", place.reference, name))
+    place.quietly(*place.podman("tag", place.reference, name))
+    return {
+        "plyfs": ([place.plyfs("push", "-q", name)], "registry"),
+        "podman": ([place.podman("push", "-q", "--tls-verify=false", name)], "registry"),
+        "skopeo": ([["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", f"oci:{place.oci}:{IMAGE}",
+                     "docker://" + name]], "registry"),
+    }, {"plyfs": ["podman", "skopeo"]}
+
+
+SECTIONS = {"save": save, "load": load, "commit": commit, "push": push}
 
 
 def clean(place, what):
     if what == "rmi":
         for command in (place.plyfs("rmi", "made:1"), place.buildah("rmi", "localhost/made:1")):
             subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    elif what == "registry":
+        place.start_registry()
     elif what.endswith(".tar"):
         if os.path.exists(what):
             os.unlink(what)

@@ -43,42 +43,72 @@ pub fn marker(name: &[u8]) -> Option<Marker<'_>> {
     })
 }
 
-/// The namespaces in which overlay filesystems keep their own attributes.
-const PRIVATE: [&[u8]; 3] = [
-    b"trusted.overlay.",
-    b"user.overlay.",
-    b"user.fuseoverlayfs.",
-];
-/// Below this prefix in a private namespace stands an attribute of a nested overlay, escaped.
-const ESCAPE: &[u8] = b"overlay.";
-
-/// The name under which a layer stores what users know as `name`; `None` when users cannot have
-/// such an attribute.
-#[must_use]
-pub fn stored_xattr_name(name: &[u8]) -> Option<Cow<'_, [u8]>> {
-    for namespace in [&b"trusted."[..], b"user."] {
-        let overlay = [namespace, ESCAPE].concat();
-        if let Some(rest) = name.strip_prefix(overlay.as_slice()) {
-            return Some(Cow::Owned([namespace, ESCAPE, ESCAPE, rest].concat()));
-        }
-    }
-    (!name.starts_with(b"user.fuseoverlayfs.")).then_some(Cow::Borrowed(name))
+/// In which namespace of extended attributes a mount keeps its marks, and believes those that it finds.
+///
+/// Anybody can set a `user.` attribute of what is his: a mount for several users that believed those would show
+/// him what others keep from him (`overlay.redirect`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Namespace {
+    /// `trusted.overlay.`, which only the privileged can write and see.
+    #[default]
+    Trusted,
+    /// `user.overlay.`, and `user.fuseoverlayfs.` of earlier days.
+    User,
 }
 
-/// The name by which users know the stored attribute `name`; `None` when it is private.
-#[must_use]
-pub fn shown_xattr_name(name: &[u8]) -> Option<Cow<'_, [u8]>> {
-    for prefix in PRIVATE {
-        let Some(rest) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        if prefix == b"user.fuseoverlayfs." {
-            return None;
+/// Below this prefix in a private namespace stands an attribute of a nested overlay, escaped.
+const ESCAPE: &[u8] = b"overlay.";
+const LEGACY: &[u8] = b"user.fuseoverlayfs.";
+
+impl Namespace {
+    /// `trusted.` or `user.`, in which marks are written.
+    #[must_use]
+    pub fn prefix(self) -> &'static [u8] {
+        match self {
+            Namespace::Trusted => b"trusted.",
+            Namespace::User => b"user.",
         }
-        let nested = rest.strip_prefix(ESCAPE)?;
-        return Some(Cow::Owned([prefix, nested].concat()));
     }
-    Some(Cow::Borrowed(name))
+
+    /// What is marked, if `name` is the name of a mark: the part after `overlay.`.
+    #[must_use]
+    pub fn mark(self, name: &[u8]) -> Option<&[u8]> {
+        self.split(name).map(|(_, rest)| rest)
+    }
+
+    /// The same, with the prefix. Who believes `user.` marks believes those of the privileged too.
+    fn split(self, name: &[u8]) -> Option<(&'static [u8], &[u8])> {
+        let prefixes: &[&'static [u8]] = match self {
+            Namespace::Trusted => &[b"trusted.overlay."],
+            Namespace::User => &[b"trusted.overlay.", b"user.overlay.", LEGACY],
+        };
+        let split = |prefix: &&'static [u8]| name.strip_prefix(*prefix).map(|rest| (*prefix, rest));
+        prefixes.iter().find_map(split)
+    }
+
+    /// The name under which a layer stores what users know as `name`; `None` when users cannot have
+    /// such an attribute.
+    #[must_use]
+    pub fn stored_name(self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match self.split(name) {
+            None => Some(Cow::Borrowed(name)),
+            Some((LEGACY, _)) => None,
+            Some((prefix, rest)) => Some(Cow::Owned([prefix, ESCAPE, rest].concat())),
+        }
+    }
+
+    /// The name by which users know the stored attribute `name`; `None` when it is private.
+    #[must_use]
+    pub fn shown_name(self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match self.split(name) {
+            None => Some(Cow::Borrowed(name)),
+            Some((LEGACY, _)) => None,
+            Some((prefix, rest)) => {
+                let nested = rest.strip_prefix(ESCAPE)?;
+                Some(Cow::Owned([prefix, nested].concat()))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,20 +134,39 @@ mod tests {
 
     #[test]
     fn private_attributes_are_hidden_and_nested_ones_unescaped() {
-        assert_eq!(shown_xattr_name(b"trusted.overlay.opaque"), None);
-        assert_eq!(shown_xattr_name(b"user.fuseoverlayfs.origin"), None);
-        assert_eq!(
-            shown_xattr_name(b"user.overlay.overlay.opaque").as_deref(),
-            Some(&b"user.overlay.opaque"[..])
-        );
-        assert_eq!(
-            shown_xattr_name(b"user.mime").as_deref(),
-            Some(&b"user.mime"[..])
-        );
-        assert_eq!(
-            stored_xattr_name(b"trusted.overlay.opaque").as_deref(),
-            Some(&b"trusted.overlay.overlay.opaque"[..])
-        );
-        assert_eq!(stored_xattr_name(b"user.fuseoverlayfs.x"), None);
+        type Case = (Namespace, &'static [u8], Option<&'static [u8]>);
+        let cases: [Case; 7] = [
+            (Namespace::Trusted, b"trusted.overlay.opaque", None),
+            (Namespace::User, b"user.fuseoverlayfs.origin", None),
+            (Namespace::User, b"user.overlay.origin", None),
+            (
+                Namespace::User,
+                b"user.overlay.overlay.opaque",
+                Some(b"user.overlay.opaque"),
+            ),
+            (
+                Namespace::Trusted,
+                b"user.overlay.overlay.opaque",
+                Some(b"user.overlay.overlay.opaque"),
+            ),
+            (
+                Namespace::Trusted,
+                b"user.fuseoverlayfs.x",
+                Some(b"user.fuseoverlayfs.x"),
+            ),
+            (Namespace::User, b"user.mime", Some(b"user.mime")),
+        ];
+        for (namespace, stored, shown) in cases {
+            let name = stored.escape_ascii();
+            assert_eq!(
+                namespace.shown_name(stored).as_deref(),
+                shown,
+                "{namespace:?} {name}"
+            );
+            if let Some(shown) = shown {
+                assert_eq!(namespace.stored_name(shown).as_deref(), Some(stored));
+            }
+        }
+        assert_eq!(Namespace::User.stored_name(b"user.fuseoverlayfs.x"), None);
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::out_file::Compress;
-use super::{Global, Result, environment, output, progress};
+use super::{Global, Result, complete, environment, output, progress};
 use crate::export;
 use crate::image::{self, CommitRequest, WriteError};
 use crate::mount::{self, ContainerView};
@@ -29,7 +29,7 @@ Examples:
   SOURCE_DATE_EPOCH=0 plyfs commit web          # the same container gives the same image")]
 pub struct Commit {
     /// Its name
-    #[arg(value_name = "CONTAINER")]
+    #[arg(value_name = "CONTAINER", add = complete::containers())]
     container: String,
     /// The name of the image
     #[arg(value_name = "NAME[:TAG]")]

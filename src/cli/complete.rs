@@ -8,6 +8,7 @@ use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use super::{Cli, Global, environment};
+use crate::store::Store;
 
 /// Answers a shell that asks for completions, and ends the process then; otherwise does nothing.
 pub fn answer() {
@@ -16,24 +17,50 @@ pub fn answer() {
 
 /// Completes names of images of the store.
 pub fn images() -> ArgValueCompleter {
-    ArgValueCompleter::new(|current: &OsStr| {
+    completer(&[image_names])
+}
+
+/// Completes names of containers.
+pub fn containers() -> ArgValueCompleter {
+    completer(&[container_names])
+}
+
+/// Completes names of containers and images.
+pub fn containers_and_images() -> ArgValueCompleter {
+    completer(&[container_names, image_names])
+}
+
+type Names = fn(&Store) -> Option<Vec<String>>;
+
+fn completer(kinds: &'static [Names]) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |current: &OsStr| {
         // Where nothing can be read there is nothing to offer, and nobody to tell why.
         let begin = current.to_str().unwrap_or_default();
-        let names = names().unwrap_or_default().into_iter();
+        let store = store();
+        let store = store.as_ref();
+        let names = kinds.iter().filter_map(|names| names(store?)).flatten();
         let like = names.filter(|name| name.starts_with(begin));
         like.map(CompletionCandidate::new).collect::<Vec<_>>()
     })
 }
 
-fn names() -> Option<Vec<String>> {
+fn store() -> Option<Store> {
     let global = Global {
         root: root_argument(std::env::args_os()),
         verbose: 0,
     };
-    let store = environment::existing_store(&global).ok()??;
+    environment::existing_store(&global).ok()?
+}
+
+fn image_names(store: &Store) -> Option<Vec<String>> {
     let images = store.images().ok()?.into_iter();
     let names = images.filter_map(|image| image.reference);
     Some(names.map(|name| name.familiar()).collect())
+}
+
+fn container_names(store: &Store) -> Option<Vec<String>> {
+    let containers = store.containers().ok()?.into_iter();
+    Some(containers.map(|(name, _)| name).collect())
 }
 
 /// The value of `--root` in the line that is being written.

@@ -10,11 +10,13 @@ use serde::Serialize;
 use super::commit::Commit;
 use super::export::Export;
 use super::failure::Failure;
-use super::{Global, Result, environment, output};
+use super::{Global, Result, complete, environment, output};
 use crate::cause;
 use crate::image;
+use crate::mount;
+use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{self, Store};
+use crate::store::{self, ContainerRecord, Record, Store};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -47,7 +49,7 @@ Example:
   plyfs container rm web")]
 pub struct ContainerRm {
     /// Their names
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = complete::containers())]
     names: Vec<String>,
 }
 
@@ -61,7 +63,7 @@ Example:
   plyfs container diff web | grep '^A /etc/'")]
 pub struct ContainerDiff {
     /// Its name
-    #[arg(value_name = "CONTAINER")]
+    #[arg(value_name = "CONTAINER", add = complete::containers())]
     name: String,
     /// As JSON
     #[arg(long)]
@@ -101,9 +103,11 @@ impl Container {
 impl ContainerLs {
     fn run(self, store: &Store) -> Result<()> {
         let failed = |error| Failure::new("cannot list the containers", error);
-        let mut rows = Vec::new();
+        let images = store.images().map_err(failed)?;
+        let (mut rows, mut shown) = (Vec::new(), Vec::new());
         for (name, record) in store.containers().map_err(failed)? {
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
+            shown.push(called(store, &images, &record));
             rows.push(Row {
                 name,
                 image: record.image,
@@ -117,13 +121,32 @@ impl ContainerLs {
         let now = SystemTime::now();
         let cells: Vec<Vec<String>> = rows
             .into_iter()
-            .map(|row| {
+            .zip(shown)
+            .map(|(row, image)| {
                 let used = if row.in_use { "mounted" } else { "-" };
                 let created = output::ago(&row.created, now);
-                vec![row.name, row.image, created, used.to_owned()]
+                vec![row.name, image, created, used.to_owned()]
             })
             .collect();
         output::table(&["NAME", "IMAGE", "CREATED", "STATUS"], &cells)
+    }
+}
+
+/// What people call the image of a container: the name that it was made by, or where that stands for
+/// another image by now, the ID.
+fn called(store: &Store, images: &[Record], container: &ContainerRecord) -> String {
+    let name = container.image.parse::<Reference>().ok();
+    let is_it = |record: &&Record| {
+        record.reference.is_some()
+            && record.reference == name
+            && record.descriptor.digest == container.image_digest
+    };
+    match (
+        images.iter().find(is_it),
+        image::find_recorded(store, container),
+    ) {
+        (None, Ok(found)) => found.id().short(),
+        (_, _) => name.map_or_else(|| container.image.clone(), |name| name.familiar()),
     }
 }
 
@@ -164,7 +187,8 @@ impl ContainerDiff {
         let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
         let mut rows = Vec::new();
         let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
-        overlay::changes(&base, &store.container_upper(name), &mut add)
+        let upper = store.container_upper(name);
+        overlay::changes(&base, &upper, mount::container_marks(), &mut add)
             .map_err(|error| Failure::new(&tried, error))?;
         if self.json {
             let row = |(kind, path): (&'static str, Vec<u8>)| Changed {

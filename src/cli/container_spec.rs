@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 
 use clap::Args;
 
-use super::Result;
 use super::failure::Failure;
+use super::{Result, complete};
 use crate::oci::{
     Capabilities, ContainerUser, ImageConfig, Mount, ParseError, Platform, Process, Rights,
     RuntimeSpec, RuntimeUser,
@@ -47,7 +47,7 @@ pub struct ContainerArguments {
     #[arg(long)]
     pub read_only: bool,
     /// The container that keeps what is changed, made of the image unless it is there
-    #[arg(long, value_name = "CONTAINER")]
+    #[arg(long, value_name = "CONTAINER", add = complete::containers())]
     pub name: Option<String>,
     /// The platform, of an image that is stored for several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]

@@ -109,7 +109,7 @@ pub fn registry_settings(insecure: bool) -> Settings {
         ..Settings::default()
     };
     if let Some(file) = env::var_os("SSL_CERT_FILE") {
-        settings.extra_ca_file = Some(PathBuf::from(file));
+        settings.extra_ca_files.push(PathBuf::from(file));
     }
     settings
 }
@@ -132,11 +132,12 @@ fn auth_files() -> AuthFiles {
     }
 }
 
-/// Directories with certificates for registries: one's own, then those of podman and of Docker.
+/// Directories with certificates for registries: one's own, then those of podman, Docker and containerd.
 fn certificate_files() -> CertificateFiles {
     let own = directory("XDG_CONFIG_HOME", ".config");
     let own = own.map(|config| config.join("containers/certs.d"));
-    let system = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    let system = ["containers", "docker", "containerd"];
+    let system = system.map(|tool| PathBuf::from(format!("/etc/{tool}/certs.d")));
     CertificateFiles {
         given: None,
         directories: own.into_iter().chain(system).collect(),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::out_file::{Compress, OutFile, compression_of};
-use super::{Global, Result, commit, environment, progress};
+use super::{Global, Result, commit, complete, environment, progress};
 use crate::export;
 use crate::image;
 use crate::mount::ContainerView;
@@ -27,7 +27,7 @@ Examples:
   plyfs export alpine:3.20 | tar -C tree -x")]
 pub struct Export {
     /// The name of a container, or else a name, digest or ID of an image
-    #[arg(value_name = "CONTAINER|IMAGE")]
+    #[arg(value_name = "CONTAINER|IMAGE", add = complete::containers_and_images())]
     name: String,
     /// The file to write; - for standard output. It appears when it is complete
     #[arg(short, long, value_name = "FILE")]
@@ -86,7 +86,13 @@ impl Export {
         }
         let opened = image::find(store, &self.name, self.platform.as_ref())
             .and_then(|image| image::open(store, &image));
-        let union = opened.map_err(|error| Failure::of_image("export", &self.name, error))?;
+        let union = opened.map_err(|error| match error {
+            image::Error::NotStored => Failure::plain(format!(
+                "{cannot}: there is neither a container nor an image of that name"
+            ))
+            .or_hint("plyfs container ls and plyfs image ls list what is there"),
+            error => Failure::of_image("export", &self.name, error),
+        })?;
         Ok(Tree::Image(Overlay::read_only(union)))
     }
 }

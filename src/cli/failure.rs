@@ -109,8 +109,12 @@ impl Failure {
             image::Error::NotStored | image::Error::Misspelt { .. } if verb == "push" => {
                 Some(format!("plyfs tag IMAGE {name}"))
             }
-            image::Error::NotStored | image::Error::NotStoredFor { .. } => {
-                Some(format!("plyfs pull {name}"))
+            image::Error::NotStored if may_be_id(name) => {
+                Some("plyfs image ls lists what is".to_owned())
+            }
+            image::Error::NotStored => Some(format!("plyfs pull {name}")),
+            image::Error::NotStoredFor { wanted, .. } => {
+                Some(format!("plyfs pull --platform {wanted} {name}"))
             }
             image::Error::PlatformsMissing { .. } => Some(format!(
                 "plyfs pull --platform all {name}, or plyfs push --platform all {name} for an index of those that are"
@@ -147,6 +151,12 @@ impl Failure {
         }
         output::tell(&text);
     }
+}
+
+/// Whether a name is written as an ID or a digest may be, which cannot be pulled.
+fn may_be_id(name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    hex.len() >= 4 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Does `act` for each of several arguments, also after one that failed.
@@ -263,6 +273,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(registry::Error::Unauthorized { registry, .. }) = cause.downcast_ref() {
             return Some(format!("plyfs login {registry}"));
+        }
+        if let Some(registry::Error::RateLimited(limit)) = cause.downcast_ref()
+            && limit.anonymous
+        {
+            let registry = &limit.registry;
+            return Some(format!(
+                "plyfs login {registry}, if more is allowed to those who are known"
+            ));
         }
     }
     None

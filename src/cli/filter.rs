@@ -220,7 +220,7 @@ mod tests {
             record: Record {
                 repository: reference.as_ref().map(Reference::name),
                 reference,
-                descriptor: descriptor.clone(),
+                ..Record::nameless(descriptor.clone())
             },
             variants: Ok(vec![Summary {
                 id: Digest::of(name.as_bytes()),

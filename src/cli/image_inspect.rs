@@ -1,5 +1,7 @@
 //! `plyfs image inspect`
 
+use std::time::{Duration, SystemTime};
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +12,9 @@ use crate::image::{self, EntryKind, IndexEntry, Summary};
 use crate::oci::{Config, Descriptor, Platform, Reference};
 use crate::registry::Location;
 use crate::store::{Record, Store};
+
+/// What Docker says of a time that there is not.
+const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// Tell everything about images, as JSON
 ///
@@ -88,6 +93,7 @@ impl ImageInspect {
         let facts = Facts {
             tags,
             digests,
+            tagged: None,
             descriptor: &remote.descriptor,
             entries: &remote.entries,
             summary: &remote.summary,
@@ -104,10 +110,14 @@ fn describe(store: &Store, name: &str, platform: Option<&Platform>) -> image::Re
     let found = image::find(store, name, platform)?;
     let summary = image::summary(store, &found)?;
     let descriptor = &found.record.descriptor;
-    let (tags, digests) = names(&store.images()?, descriptor);
+    let mut records = store.images()?;
+    records.retain(|record| record.descriptor.digest == descriptor.digest);
+    let (tags, digests) = names(&records);
+    let tagged = records.iter().filter_map(|record| record.tagged).max();
     let facts = Facts {
         tags,
         digests,
+        tagged: tagged.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         descriptor,
         entries: &image::index_entries(store, descriptor)?,
         summary: &summary,
@@ -116,12 +126,9 @@ fn describe(store: &Store, name: &str, platform: Option<&Platform>) -> image::Re
 }
 
 /// The tags of an image, and its digest in each of their repositories.
-fn names(records: &[Record], descriptor: &Descriptor) -> (Vec<String>, Vec<String>) {
+fn names(records: &[Record]) -> (Vec<String>, Vec<String>) {
     let (mut tags, mut digests) = (Vec::new(), Vec::new());
-    for record in records
-        .iter()
-        .filter(|r| r.descriptor.digest == descriptor.digest)
-    {
+    for record in records {
         if let Some(reference) = &record.reference
             && reference.tag().is_some()
         {
@@ -130,7 +137,7 @@ fn names(records: &[Record], descriptor: &Descriptor) -> (Vec<String>, Vec<Strin
         if let Some(repository) = &record.repository {
             let reference: std::result::Result<Reference, _> = repository.parse();
             let familiar = reference.map_or_else(|_| repository.clone(), |r| r.familiar_name());
-            let digest = format!("{familiar}@{}", descriptor.digest);
+            let digest = format!("{familiar}@{}", record.descriptor.digest);
             if !digests.contains(&digest) {
                 digests.push(digest);
             }
@@ -143,6 +150,8 @@ fn names(records: &[Record], descriptor: &Descriptor) -> (Vec<String>, Vec<Strin
 struct Facts<'a> {
     tags: Vec<String>,
     digests: Vec<String>,
+    /// When it got its last name, if that is known.
+    tagged: Option<SystemTime>,
     descriptor: &'a Descriptor,
     entries: &'a [IndexEntry],
     summary: &'a Summary,
@@ -181,6 +190,7 @@ impl Facts<'_> {
             "Size": store.map(|_| summary.size),
             "CompressedSize": summary.compressed_size,
             "GraphDriver": driver,
+            "Metadata": { "LastTagTime": self.tagged.map_or_else(|| NEVER.to_owned(), output::rfc3339) },
             "RootFS": { "Type": "layers", "Layers": diff_ids },
             "Descriptor": self.descriptor,
             "Manifest": summary.manifest,

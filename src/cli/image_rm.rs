@@ -3,12 +3,14 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use serde_json::json;
 
 use super::failure::{Failure, each};
 use super::glob::Pattern;
 use super::{Global, Result, complete, environment, output};
 use crate::cause;
 use crate::image::{self, Removal, RemoveRequest};
+use crate::oci::Digest;
 use crate::store::{ObjectKind, Record, Store, Swept};
 
 /// Remove images, or names of images
@@ -33,6 +35,9 @@ pub struct ImageRm {
     /// Only tell what would be removed, and the bytes that this would free
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
     /// For scripts written for docker: there are no untagged parents that could be kept
     #[arg(long, hide = true)]
     no_prune: bool,
@@ -42,23 +47,35 @@ impl ImageRm {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
         let images = self.expand(&store)?;
-        if self.dry_run {
-            return self.tell(&store, &images);
-        }
-        each(&images, |name| {
-            let removed = image::remove(&store, &self.request(name), SystemTime::now())
-                .map_err(|error| failure(name, error))?;
-            print(&removed.removal)?;
-            let swept = match removed.swept {
-                Ok(swept) => swept,
-                Err(error) => {
-                    let why = cause::chain(&error);
-                    log::warn!("nothing could be collected: {why} (plyfs check tells more)");
-                    return Ok(());
+        let mut told = Told {
+            json: self.json,
+            ..Told::default()
+        };
+        let removed = match self.dry_run {
+            true => self.plan(&store, &images, &mut told),
+            false => each(&images, |name| {
+                let removed = image::remove(&store, &self.request(name), SystemTime::now())
+                    .map_err(|error| failure(name, error))?;
+                told.removal(&removed.removal)?;
+                match removed.swept {
+                    Ok(swept) => told.swept(&swept),
+                    Err(error) => {
+                        let why = cause::chain(&error);
+                        log::warn!("nothing could be collected: {why} (plyfs check tells more)");
+                        Ok(())
+                    }
                 }
-            };
-            layers(&swept)
-        })
+            }),
+        };
+        if self.json {
+            output::json(&json!({
+                "Untagged": told.untagged,
+                "Deleted": told.deleted,
+                "DryRun": self.dry_run,
+                "ReclaimedBytes": told.bytes,
+            }))?;
+        }
+        removed
     }
 
     fn request<'a>(&self, name: &'a str) -> RemoveRequest<'a> {
@@ -69,22 +86,22 @@ impl ImageRm {
     }
 
     /// Tells what removing all of these would do.
-    fn tell(&self, store: &Store, images: &[String]) -> Result<()> {
+    fn plan(&self, store: &Store, images: &[String], told: &mut Told) -> Result<()> {
         let mut gone: Vec<Record> = Vec::new();
-        let told = each(images, |name| {
+        let planned = each(images, |name| {
             let removal = image::plan_removal(store, &self.request(name), &gone)
                 .map_err(|error| failure(name, error))?;
-            print(&removal)?;
+            told.removal(&removal)?;
             gone.extend(removal.gone);
             Ok(())
         });
         let garbage = store
             .garbage_without(&gone)
             .map_err(|error| Failure::new("cannot tell what would be freed", error))?;
-        layers(&garbage)?;
+        told.swept(&garbage)?;
         let bytes = output::size(garbage.bytes);
-        output::line(&format!("Would free: {bytes} (nothing was removed)"))?;
-        told
+        told.line(&format!("Would free: {bytes} (nothing was removed)"))?;
+        planned
     }
 
     /// The names that are meant, with patterns replaced by what is like them.
@@ -118,20 +135,46 @@ impl ImageRm {
     }
 }
 
-fn print(removal: &Removal) -> Result<()> {
-    for reference in removal.untagged.iter().chain(&removal.digests) {
-        output::line(&format!("Untagged: {}", reference.familiar()))?;
-    }
-    if let Some(id) = removal.deleted {
-        output::line(&format!("Deleted: {id}"))?;
-    }
-    Ok(())
+/// What is told of a removal: in lines at once, or all together at the end.
+#[derive(Default)]
+struct Told {
+    json: bool,
+    untagged: Vec<String>,
+    /// IDs of images and diffIDs of layers.
+    deleted: Vec<Digest>,
+    bytes: u64,
 }
 
-fn layers(swept: &Swept) -> Result<()> {
-    let layers = swept.objects.iter();
-    let mut layers = layers.filter(|object| object.kind == ObjectKind::Layer);
-    layers.try_for_each(|layer| output::line(&format!("Deleted: {}", layer.digest)))
+impl Told {
+    fn removal(&mut self, removal: &Removal) -> Result<()> {
+        for reference in removal.untagged.iter().chain(&removal.digests) {
+            self.line(&format!("Untagged: {}", reference.familiar()))?;
+            self.untagged.push(reference.familiar());
+        }
+        self.deleted(removal.deleted)
+    }
+
+    fn swept(&mut self, swept: &Swept) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(swept.bytes);
+        let layers = swept.objects.iter();
+        let layers = layers.filter(|object| object.kind == ObjectKind::Layer);
+        self.deleted(layers.map(|layer| layer.digest))
+    }
+
+    fn deleted(&mut self, digests: impl IntoIterator<Item = Digest>) -> Result<()> {
+        for digest in digests {
+            self.line(&format!("Deleted: {digest}"))?;
+            self.deleted.push(digest);
+        }
+        Ok(())
+    }
+
+    fn line(&self, text: &str) -> Result<()> {
+        match self.json {
+            true => Ok(()),
+            false => output::line(text),
+        }
+    }
 }
 
 fn failure(name: &str, error: image::Error) -> Failure {

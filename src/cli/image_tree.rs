@@ -49,12 +49,18 @@ impl Tree {
                 return Ok(());
             }
         };
+        let failed = |error| Failure::new(format!("cannot list what {names} consists of"), error);
+        let entries = match image::index_entries(store, descriptor) {
+            Ok(entries) => entries,
+            Err(error) => match store.lists(&descriptor.digest) {
+                // It was removed meanwhile.
+                Ok(false) => return Ok(()),
+                _ => return Err(failed(error)),
+            },
+        };
         let sizes = [output::size(row.size), output::size(row.compressed_size)];
         let [size, compressed] = sizes;
         self.line(names, &descriptor.digest, [size, compressed, String::new()]);
-        let entries = image::index_entries(store, descriptor).map_err(|error| {
-            Failure::new(format!("cannot list what {names} consists of"), error)
-        })?;
         if entries.is_empty() {
             // An image of one platform is its manifest.
             let layers = variants.iter().flat_map(|variant| &variant.layers);

@@ -110,6 +110,15 @@ impl Import {
             return Ok((ImportSource::Archive(Box::new(std::io::stdin())), None));
         }
         let path = Path::new(&self.source);
+        let shown = path.to_string_lossy();
+        if ["http://", "https://"]
+            .iter()
+            .any(|scheme| shown.starts_with(scheme))
+        {
+            let why = "it is an address, and nothing is downloaded here";
+            return Err(Failure::usage(format!("{cannot}: {why}"))
+                .or_hint(format!("curl -fL {shown} | plyfs import - NAME")));
+        }
         let failed = |error| Failure::new(cannot, error);
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if kind.is_dir() {

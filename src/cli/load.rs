@@ -7,6 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use clap::Args;
+use serde_json::json;
 
 use super::failure::Failure;
 use super::platforms::{Asked, Wanted};
@@ -36,6 +37,9 @@ pub struct Load {
     /// Print nothing but what was loaded
     #[arg(short, long)]
     quiet: bool,
+    /// Print nothing but JSON: an object for each image
+    #[arg(long)]
+    json: bool,
     /// Load only these platforms of images for several
     #[arg(
         long = "platform",
@@ -124,7 +128,7 @@ impl Load {
         image: &SavedImage,
     ) -> image::Result<Loaded> {
         let watched = io::stdout().is_terminal() && io::stderr().is_terminal();
-        let display = progress::Display::new(self.quiet || !watched);
+        let display = progress::Display::new(self.quiet || self.json || !watched);
         let asked = Asked::of(&self.platforms);
         let platforms = match asked.as_ref() {
             Platforms::One(None) => Platforms::Available,
@@ -149,6 +153,12 @@ impl Load {
 
     /// Tells what was loaded, as Docker does.
     fn report(&self, image: &SavedImage, loaded: &Loaded) -> Result<()> {
+        for name in &image.misnamed {
+            log::warn!("left out the name {name:?}: no image can be called so");
+        }
+        if self.json {
+            return output::json_line(&json!({"Id": loaded.id, "Names": image.names}));
+        }
         for (name, digest) in loaded.taken.iter().filter(|_| !self.quiet) {
             let name = name.familiar();
             output::line(&format!(

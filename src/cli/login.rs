@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::{Result, output, password};
 use crate::cause;
 use crate::oci::RegistryName;
-use crate::registry::{Credentials, Error, Keeper, Registry, Settings};
+use crate::registry::{Credentials, Error, Keeper, Mirrored, Settings};
 
 /// Log in to a registry
 ///
@@ -152,7 +152,7 @@ fn verify(
         credentials: Some(credentials),
         ..settings.clone()
     };
-    Registry::new(settings).log_in(registry)
+    Mirrored::registry(&settings, registry)?.log_in(registry)
 }
 
 fn prompt_for_name(known: Option<String>) -> io::Result<String> {

@@ -303,6 +303,7 @@ mod tests {
             let attributes = Attributes {
                 node: NodeNumber::ROOT,
                 ino: 1,
+                generation: 0,
                 kind,
                 permissions,
                 nlink: 1,

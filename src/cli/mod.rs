@@ -52,8 +52,11 @@ mod search;
 #[cfg(feature = "snapshotter")]
 mod snapshotter;
 mod tags;
+mod take_over;
 mod template;
 mod umount;
+mod upgrade;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -109,6 +112,9 @@ enum Verb {
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
+    Upgrade(upgrade::Upgrade),
+    #[command(hide = true, name = crate::mount::upgrade::VERB)]
+    TakeOver(take_over::TakeOver),
     Run(run::Run),
     Bundle(bundle::Bundle),
     Ls(ls::Ls),
@@ -166,7 +172,10 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn run() -> ExitCode {
     complete::answer();
-    let cli = Cli::parse_from(arguments());
+    let cli = match usage::parse(arguments()) {
+        Ok(cli) => cli,
+        Err(failure) => return failure.report(),
+    };
     output::start_log(cli.global.verbose);
     match dispatch(cli) {
         Ok(code) => code,
@@ -200,6 +209,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Mount(verb) => verb.run(global)?,
         Verb::Umount(verb) => verb.run()?,
         Verb::Mounts(verb) => verb.run()?,
+        Verb::Upgrade(verb) => verb.run()?,
+        Verb::TakeOver(verb) => verb.run()?,
         Verb::Run(verb) => return verb.run(global),
         Verb::Bundle(verb) => verb.run(global)?,
         Verb::Ls(verb) => verb.run(global)?,

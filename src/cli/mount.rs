@@ -48,7 +48,7 @@ pub struct Mount {
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
     /// The container that keeps what is changed
-    #[arg(long, value_name = "CONTAINER")]
+    #[arg(long, value_name = "CONTAINER", add = complete::containers())]
     name: Option<String>,
     /// Remove the container when it is unmounted
     #[arg(long, requires = "name")]

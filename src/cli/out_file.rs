@@ -90,39 +90,32 @@ impl OutFile {
     }
 
     fn appear(&mut self) -> io::Result<()> {
-        let place = std::mem::replace(&mut self.place, Place::Stream);
-        match place {
-            Place::Stream => Ok(()),
-            Place::Unnamed { target } => {
-                self.file.sync_all()?;
-                match link(&self.file, &target) {
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                    linked => return linked,
-                }
-                // Only renaming replaces a file.
-                loop {
-                    let path = beside(&target);
-                    match link(&self.file, &path) {
-                        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                        linked => {
-                            linked?;
-                            self.place = Place::Temporary { path, target };
-                            return self.appear();
-                        }
-                    }
-                }
-            }
-            Place::Temporary { path, target } => {
-                let renamed = self
-                    .file
-                    .sync_all()
-                    .and_then(|()| std::fs::rename(&path, &target));
-                if renamed.is_err() {
-                    self.place = Place::Temporary { path, target };
-                }
-                renamed
-            }
+        if !matches!(self.place, Place::Stream) {
+            self.file.sync_all()?;
         }
+        if let Place::Unnamed { target } = &self.place {
+            match link(&self.file, target) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                linked => return linked.and_then(|()| sync_name(target)),
+            }
+            // Only renaming replaces a file.
+            let target = target.clone();
+            let path = loop {
+                let path = beside(&target);
+                match link(&self.file, &path) {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    linked => break linked.map(|()| path)?,
+                }
+            };
+            self.place = Place::Temporary { path, target };
+        }
+        if let Place::Temporary { path, target } = &self.place {
+            std::fs::rename(path, target)?;
+            let target = target.clone();
+            self.place = Place::Stream;
+            sync_name(&target)?;
+        }
+        Ok(())
     }
 }
 
@@ -195,10 +188,7 @@ fn begin(path: &Path) -> io::Result<(File, Place)> {
 
 /// Begins what will replace the file `target`, or be it.
 fn begin_beside(target: PathBuf) -> io::Result<(File, Place)> {
-    let directory = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(&target);
     let mut nameless = OpenOptions::new();
     nameless
         .read(true)
@@ -220,6 +210,30 @@ fn begin_beside(target: PathBuf) -> io::Result<(File, Place)> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             file => return Ok((file?, Place::Temporary { path, target })),
         }
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the name of a file durable, where that can be done.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let synced = File::open(directory_of(path)).and_then(|directory| directory.sync_all());
+    match synced {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::InvalidInput
+            ) =>
+        {
+            log::debug!("{} may not outlive a crash: {error}", path.display());
+            Ok(())
+        }
+        synced => synced,
     }
 }
 

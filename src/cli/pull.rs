@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use clap::Args;
+use serde_json::json;
 
 use super::access::Access;
 use super::failure::{Failure, each};
 use super::platforms::{Asked, Wanted};
-use super::{Global, Result, environment, interrupt, output, progress, pull_plan};
+use super::{Global, Result, complete, environment, interrupt, output, progress, pull_plan};
 use crate::cause;
 use crate::image::{self, Plan, PullRequest};
 use crate::oci::Reference;
@@ -36,9 +37,9 @@ Examples:
   plyfs pull docker-archive:saved.tar --name app:1")]
 pub struct Pull {
     /// The images
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<OsString>,
-    /// Pull the image of another platform than this machine's; of several, or of all
+    /// Pull the image of another platform than this machine's; of several, or of all, with attestations
     #[arg(
         long = "platform",
         value_name = "OS/ARCH[/VARIANT]|all",
@@ -54,8 +55,8 @@ pub struct Pull {
     /// Only tell what would be fetched
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: as JSON, an object for each image
-    #[arg(long, requires = "dry_run")]
+    /// Print nothing but JSON: an object for each image
+    #[arg(long)]
     json: bool,
     #[command(flatten)]
     access: Access,
@@ -77,7 +78,7 @@ impl Pull {
             false => Some(environment::create_tidy_store(global)?),
         };
         if !self.dry_run {
-            interrupt::explain(self.quiet);
+            interrupt::explain(self.quiet || self.json);
         }
         let images = match self.all_tags {
             true => self.tags()?,
@@ -165,7 +166,7 @@ impl Pull {
             // The names inside archives are full references, or at least tags of them.
             (None, _) => source_name(&location, &name)?,
         };
-        let display = progress::Display::new(self.quiet);
+        let display = progress::Display::new(self.quiet || self.json);
         if let Location::Registry(reference) = &location {
             let tag = reference.tag().map_or_else(
                 || {
@@ -188,15 +189,24 @@ impl Pull {
             &request,
             platforms.as_ref(),
             &|event| display.event(&event),
-            &mut |platform, manifest| {
+            &mut |part, manifest| {
                 if platforms.is_several() {
-                    display.line(&format!("Platform: {platform}"));
+                    display.line(&part.to_string());
                 }
                 display.start(&manifest.layers);
             },
         );
         display.finish();
         let pulled = result?;
+        if self.json {
+            let told = json!({
+                "Name": store_as.as_ref().map(ToString::to_string),
+                "Digest": pulled.descriptor.digest,
+                "Manifest": pulled.manifest.digest,
+                "UpToDate": pulled.up_to_date,
+            });
+            return print(&told.to_string());
+        }
         let full = match &store_as {
             Some(reference) => reference.to_string(),
             None => pulled.descriptor.digest.to_string(),

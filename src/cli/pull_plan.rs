@@ -28,8 +28,14 @@ pub fn print(name: &str, plan: &Plan) -> Result<()> {
     for entry in &plan.entries {
         if let EntryKind::Attestation { of } = entry.kind {
             let of = of.map_or_else(String::new, |of| format!(" of {}", of.short()));
-            let digest = entry.descriptor.digest.short();
-            output::line(&format!("{digest}: Attestation{of}, not pulled"))?;
+            let digest = entry.descriptor.digest;
+            let state = match plan.attestations.get(&digest) {
+                None => "not pulled without --platform all".to_owned(),
+                Some(0) => "already exists".to_owned(),
+                Some(missing) => format!("would be fetched: {}", output::size(*missing)),
+            };
+            let digest = digest.short();
+            output::line(&format!("{digest}: Attestation{of}, {state}"))?;
         }
     }
     let bytes = output::size(plan.fetched_bytes);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use clap::Args;
+use serde_json::json;
 
 use super::access::Access;
 use super::failure::{Failure, each};
@@ -32,7 +33,7 @@ Examples:
 pub struct Push {
     /// The images
     #[arg(required = true, value_name = "NAME[:TAG]", add = complete::images())]
-    names: Vec<Reference>,
+    names: Vec<String>,
     /// Push every tag that the repositories have here
     #[arg(short, long)]
     all_tags: bool,
@@ -46,6 +47,9 @@ pub struct Push {
     /// Print nothing but the full name
     #[arg(short, long)]
     quiet: bool,
+    /// Print nothing but JSON: an object for each image
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     access: Access,
 }
@@ -53,17 +57,13 @@ pub struct Push {
 impl Push {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
-        if let Some(name) = self.names.iter().find(|name| name.digest().is_some()) {
-            let tried = format!("cannot push {}", name.familiar());
-            return Err(Failure::usage(format!(
-                "{tried}: a name with a digest is none to store it under"
-            )));
-        }
+        let names = self.names.iter().map(|text| self.name(&store, text));
+        let names = names.collect::<Result<Vec<_>>>()?;
         let names = match self.all_tags {
-            true => self.tags(&store)?,
-            false => self.names.clone(),
+            true => tags(&store, &names)?,
+            false => names,
         };
-        interrupt::explain(self.quiet);
+        interrupt::explain(self.quiet || self.json);
         let settings = self.access.settings();
         let mut known: HashMap<String, Repository> = HashMap::new();
         each(&names, |name| {
@@ -78,24 +78,33 @@ impl Push {
         })
     }
 
-    /// All names in the store of the repositories that were named.
-    fn tags(&self, store: &Store) -> Result<Vec<Reference>> {
-        let mut found = Vec::new();
-        for wanted in &self.names {
-            let repository = wanted.familiar_name();
-            let cannot = format!("cannot push all tags of {repository}");
-            let images = store.images().map_err(|e| Failure::new(&cannot, e))?;
-            let names = images.into_iter().filter_map(|image| image.reference);
-            let tags = names.filter(|name| name.tag().is_some());
-            let mut names: Vec<_> = tags.filter(|name| name.name() == wanted.name()).collect();
-            if names.is_empty() {
-                return Err(Failure::plain(format!("{cannot}: the store has none"))
-                    .or_hint(format!("plyfs tag IMAGE {repository}")));
-            }
-            names.sort();
-            found.append(&mut names);
+    /// The name under which an image is to be stored, or whose repository is meant.
+    fn name(&self, store: &Store, text: &str) -> Result<Reference> {
+        let cannot = format!("cannot push {text}");
+        let as_name = |why: &str| {
+            let failure = Failure::usage(format!("{cannot}: {why}"));
+            failure.or_hint(format!("plyfs tag {text} NAME:TAG, and push that"))
+        };
+        let name = text.parse::<Reference>();
+        let is_known = |name: &Reference| {
+            let images = store.images().unwrap_or_default();
+            let mut names = images.iter().filter_map(|image| image.reference.as_ref());
+            names.any(|known| known.name() == name.name())
+        };
+        if !name.as_ref().is_ok_and(is_known) && image::find_record(store, text).is_ok() {
+            return Err(as_name("it is no name to store it under"));
         }
-        Ok(found)
+        let name = name.map_err(|error| Failure::new(&cannot, error))?;
+        if name.digest().is_some() {
+            return Err(as_name("a name with a digest is none to store it under"));
+        }
+        let last = text.rsplit('/').next().unwrap_or(text);
+        if self.all_tags && last.contains(':') {
+            let why = "a tag does not go with --all-tags";
+            return Err(Failure::usage(format!("{cannot}: {why}"))
+                .or_hint(format!("plyfs push --all-tags {}", name.familiar_name())));
+        }
+        Ok(name)
     }
 
     fn push(&self, store: &Store, repository: &Repository, name: &Reference) -> Result<()> {
@@ -103,7 +112,7 @@ impl Push {
         let failed = |error| Failure::of_image("push", &familiar, error);
         let platforms = Asked::of(&self.platforms);
         let platforms = (!self.platforms.is_empty()).then(|| platforms.as_ref());
-        let display = Display::new(self.quiet);
+        let display = Display::new(self.quiet || self.json);
         let image = image::outgoing(store, name, repository, platforms).map_err(failed)?;
         display.line(&format!("The push refers to repository [{}]", name.name()));
         display.start(image.layers());
@@ -111,14 +120,44 @@ impl Push {
         let pushed = image::push(store, &image, name, repository, PARALLEL, &observer);
         display.finish();
         pushed.map_err(failed)?;
-        if self.quiet {
-            return output::line(&name.to_string());
+        warn_of(&image, name);
+        let (digest, size) = (image.descriptor.digest, image.descriptor.size);
+        if self.json {
+            let name = name.to_string();
+            return output::json_line(&json!({"Name": name, "Digest": digest, "Size": size}));
         }
-        tell(&image, name)
+        output::line(&match self.quiet {
+            true => name.to_string(),
+            false => {
+                let tag = name.tag().unwrap_or_default();
+                format!("{tag}: digest: {digest} size: {size}")
+            }
+        })
     }
 }
 
-fn tell(image: &Outgoing, name: &Reference) -> Result<()> {
+/// All names in the store of these repositories.
+fn tags(store: &Store, repositories: &[Reference]) -> Result<Vec<Reference>> {
+    let mut found = Vec::new();
+    for wanted in repositories {
+        let repository = wanted.familiar_name();
+        let cannot = format!("cannot push all tags of {repository}");
+        let images = store.images().map_err(|e| Failure::new(&cannot, e))?;
+        let names = images.into_iter().filter_map(|image| image.reference);
+        let tags = names.filter(|name| name.tag().is_some());
+        let mut names: Vec<_> = tags.filter(|name| name.name() == wanted.name()).collect();
+        if names.is_empty() {
+            return Err(Failure::plain(format!("{cannot}: the store has none"))
+                .or_hint(format!("plyfs tag IMAGE {repository}")));
+        }
+        names.sort();
+        found.append(&mut names);
+    }
+    Ok(found)
+}
+
+/// Tells what of an image was not pushed.
+fn warn_of(image: &Outgoing, name: &Reference) {
     if let Some(platform) = &image.only {
         log::warn!(
             "{}: of several platforms only {platform} is stored, and was pushed alone",
@@ -127,12 +166,10 @@ fn tell(image: &Outgoing, name: &Reference) -> Result<()> {
     }
     if !image.left_out.is_empty() {
         log::warn!(
-            "{}: pushed without {}, which the store does not have",
+            "{}: pushed without {}, which the store does not have (pull --platform all fetches \
+             attestations)",
             name.familiar(),
             image.left_out.join(", ")
         );
     }
-    let tag = name.tag().unwrap_or_default();
-    let (digest, size) = (image.descriptor.digest, image.descriptor.size);
-    output::line(&format!("{tag}: digest: {digest} size: {size}"))
 }

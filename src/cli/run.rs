@@ -12,7 +12,7 @@ use clap::Args;
 use super::container_spec::{self, Circumstances, ContainerArguments};
 use super::failure::Failure;
 use super::runtime::{NOT_STARTED, Runtime};
-use super::{Global, Result, container_image, environment, rootless};
+use super::{Global, Result, complete, container_image, environment, rootless};
 use crate::mount;
 use crate::oci::{ImageConfig, Rights};
 use crate::options::WritableLayer;
@@ -58,7 +58,8 @@ pub struct Run {
         required = true,
         value_names = ["IMAGE", "COMMAND"],
         trailing_var_arg = true,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        add = complete::images()
     )]
     image: Vec<OsString>,
 }

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::listing::Listing;
 use super::{Result, output};
 use crate::oci::RegistryName;
-use crate::registry::{Hit, Registry};
+use crate::registry::{Hit, Mirrored};
 
 const FIELDS: &[(&str, &str)] = &[
     ("Name", "NAME"),
@@ -79,8 +79,8 @@ impl Search {
             true => self.limit,
             false => MOST,
         };
-        let registry = Registry::new(self.access.settings());
-        let hits = registry.search(&self.registry, &self.term, asked);
+        let registry = Mirrored::registry(&self.access.settings(), &self.registry);
+        let hits = registry.and_then(|it| it.search(&self.registry, &self.term, asked));
         let hits = hits.map_err(|error| {
             let registry = &self.registry;
             Failure::new(format!("cannot search {registry} for {}", self.term), error)

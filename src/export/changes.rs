@@ -21,7 +21,8 @@ pub(super) fn write<W: Write>(
     mut archiver: Archiver<'_, W>,
 ) -> Result<Vec<Escaped>> {
     let mut found = Vec::new();
-    changes(overlay.base(), upper, &mut |change, path| {
+    let marks = overlay.marks().unwrap_or_default();
+    changes(overlay.base(), upper, marks, &mut |change, path| {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         found.push((change, path.to_vec()));
     })

@@ -16,6 +16,7 @@ use fuser::{
 
 use super::change::{Change, Range};
 use super::convert::{self, node, permissions};
+use super::files::Way;
 use super::handler::Adapter;
 use super::{Data, Xattrs, listing, reply as send};
 
@@ -54,9 +55,9 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let caller = self.caller(req, umask);
+        let (caller, at) = (self.caller(req, umask), (parent, name));
         let make = || self.make_node(parent, name, mode, rdev, &caller);
-        send::entry(reply, self.answer("mknod", parent, make).map(Some));
+        send::entry(reply, self.answer_at("mknod", at, make).map(Some));
     }
 
     fn mkdir(
@@ -68,10 +69,10 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, name, mode) = (self.caller(req, umask), name.as_bytes(), permissions(mode));
-        let overlay = &self.overlay;
+        let (caller, at, mode) = (self.caller(req, umask), (parent, name), permissions(mode));
+        let (overlay, name) = (&self.overlay, name.as_bytes());
         let make = || overlay.make_directory(node(parent), name, mode, &caller);
-        send::entry(reply, self.answer("mkdir", parent, make).map(Some));
+        send::entry(reply, self.answer_at("mkdir", at, make).map(Some));
     }
 
     fn symlink(
@@ -82,16 +83,16 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (caller, name, target) = (self.caller(req, 0), name.as_bytes(), target.as_os_str());
-        let overlay = &self.overlay;
+        let (caller, at, target) = (self.caller(req, 0), (parent, name), target.as_os_str());
+        let (overlay, name) = (&self.overlay, name.as_bytes());
         let make = || overlay.make_symlink(node(parent), name, target.as_bytes(), &caller);
-        send::entry(reply, self.answer("symlink", parent, make).map(Some));
+        send::entry(reply, self.answer_at("symlink", at, make).map(Some));
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (old, parent, name) = (node(ino), node(parent), name.as_bytes());
-        let link = || self.overlay.link(old, parent, name);
-        send::entry(reply, self.answer("link", ino, link).map(Some));
+        let (at, name) = ((parent, name), name.as_bytes());
+        let link = || self.overlay.link(node(ino), node(parent), name);
+        send::entry(reply, self.answer_at("link", at, link).map(Some));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -115,9 +116,9 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (from, to) = ((node(parent), name), (node(new_parent), new_name));
-        let rename = || self.rename_name(from, to, flags);
-        send::empty(reply, self.answer("rename", parent, rename));
+        let (from, at) = ((parent, name), (new_parent, new_name));
+        let rename = || self.rename_name(from, at, flags);
+        send::empty(reply, self.answer_at("rename", at, rename));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -239,7 +240,7 @@ impl Filesystem for Adapter {
         let how = (permissions(mode), flags);
         let register = |file: &std::fs::File| reply.open_backing(file);
         let make = || self.create_file(node(parent), name, how, &caller, register);
-        let made = self.answer("create", parent, make);
+        let made = self.answer_at("create", (parent, name), make);
         send::created(reply, made);
     }
 
@@ -249,6 +250,14 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let wanted = convert::wanted(flags);
+        if let Some(backings) = &self.backings {
+            let open = || backings.open(&self.overlay, &self.contents, node(ino), wanted);
+            return match self.answer("open", ino, open) {
+                Ok(Some(id)) => backings.reply(req, reply, id),
+                Ok(None) => send::opened(reply, Ok(Way::PageCache)),
+                Err(errno) => reply.error(errno),
+            };
+        }
         let register = |file: &std::fs::File| reply.open_backing(file);
         let open = || self.open_file(node(ino), wanted, req.uid() == 0, register);
         let opened = self.answer("open", ino, open);
@@ -384,7 +393,7 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        if !self.settings.sync {
+        if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
         let sync = || self.files.file(node(ino))?.sync(data_only);
@@ -428,7 +437,7 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        if !self.settings.sync {
+        if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
         let sync = || self.overlay.sync_directory(node(ino));

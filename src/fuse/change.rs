@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
+use super::notify::Note;
 use super::seek;
 use crate::layer::FileKind;
 use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
@@ -75,8 +76,8 @@ impl Adapter {
 
     pub(super) fn rename_name(
         &self,
-        from: (NodeNumber, &OsStr),
-        to: (NodeNumber, &OsStr),
+        from: (INodeNo, &OsStr),
+        to: (INodeNo, &OsStr),
         flags: fuser::RenameFlags,
     ) -> Result<()> {
         let flags = RenameFlags {
@@ -85,7 +86,9 @@ impl Adapter {
             whiteout: flags.contains(fuser::RenameFlags::RENAME_WHITEOUT),
         };
         let (name, new_name) = (from.1.as_bytes(), to.1.as_bytes());
-        self.overlay.rename(from.0, name, to.0, new_name, flags)
+        let (parent, new_parent) = (node(from.0), node(to.0));
+        self.overlay
+            .rename(parent, name, new_parent, new_name, flags)
     }
 
     /// Attributes; `ESTALE` makes the kernel look up the name of a node that was left.
@@ -109,7 +112,12 @@ impl Adapter {
             mtime: change.times.1.map(convert::time_change),
             kill_privileges: change.size.is_some() && !change.by_root,
         };
-        self.files.set_attributes(&self.overlay, node, &set)
+        let changed = self.files.set_attributes(&self.overlay, node, &set);
+        if changed.is_err() {
+            // A part of it may have been done.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        changed
     }
 
     /// Clears the set-id bits, if there are any. The kernel asks for it at every write, and for
@@ -118,6 +126,8 @@ impl Adapter {
         let set = self.overlay.attributes(node)?.permissions;
         if set & SET_USER_ID != 0 || set & SET_GROUP_ID == SET_GROUP_ID {
             self.overlay.kill_privileges(node)?;
+            // Of an open that truncates it expects a new size only.
+            self.files.notes.add(Note::Attributes(node));
         }
         Ok(())
     }
@@ -138,7 +148,7 @@ impl Adapter {
             Err(error) => {
                 // The kernel does not forget what it was not told.
                 self.overlay.forget(made.node, 1);
-                Err(error)
+                Err(error.in_doubt())
             }
         }
     }
@@ -150,16 +160,23 @@ impl Adapter {
         by_root: bool,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Way> {
-        let way = self.files.open(&self.overlay, node, wanted, register)?;
-        if wanted.truncate
-            && !by_root
-            && let Err(error) = self.kill_set_ids(node)
-        {
-            // The kernel does not release what was not opened.
-            self.files.release(&self.overlay, node, wanted.write);
-            return Err(error);
+        let opened = self.files.open(&self.overlay, node, wanted, register);
+        if !wanted.truncate {
+            return opened;
         }
-        Ok(way)
+        let opened = opened.and_then(|way| {
+            if !by_root && let Err(error) = self.kill_set_ids(node) {
+                // The kernel does not release what was not opened.
+                self.files.release(&self.overlay, node, wanted.write);
+                return Err(error);
+            }
+            Ok(way)
+        });
+        if opened.is_err() {
+            // It may be empty all the same.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        opened
     }
 
     /// Reads into `buffer`, which is made as long as it must be.
@@ -284,6 +301,7 @@ mod tests {
             },
             contents: Contents::new(),
             files: Files::new(true, notes),
+            backings: None,
             ahead: None,
         };
         let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");

@@ -31,7 +31,7 @@ use lru::LruCache;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 
-use super::notify::Notes;
+use super::notify::{Note, Notes};
 use crate::layer::Timestamp;
 use crate::overlay::{
     Attributes, Error, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
@@ -41,7 +41,7 @@ const SHARDS: usize = 16;
 const IDLE_PER_SHARD: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Files of this size and above are read by the kernel itself: registering one costs as much as
 /// two round trips, which must be worth it.
-const LARGE: u64 = 128 << 10;
+pub(super) const LARGE: u64 = 128 << 10;
 
 /// What the kernel wants of a file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,7 +119,7 @@ struct Shard {
 pub(super) struct Files {
     shards: [Mutex<Shard>; SHARDS],
     passthrough: bool,
-    notes: Notes,
+    pub(super) notes: Notes,
 }
 
 impl Files {
@@ -242,7 +242,7 @@ impl Files {
             Opened::MovedTo(new) => {
                 log::debug!("node {} is left for {}", node.0, new.0);
                 self.shard(node).lock().left.insert(node);
-                self.notes.attributes(node);
+                self.notes.add(Note::Attributes(node));
                 Err(Errno::ESTALE.into())
             }
         }
@@ -357,7 +357,7 @@ impl Files {
             }
         }
         if changed || left {
-            self.notes.attributes(node);
+            self.notes.add(Note::Attributes(node));
         }
         // An id or a file that falls out is closed by a system call, after the locks are gone.
         drop((closed, displaced));

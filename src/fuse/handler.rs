@@ -1,5 +1,6 @@
 //! What the methods of the adapter share: doing the work of a request, and taking notes.
 
+use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::sync::Arc;
 use fuser::{Errno, INodeNo, InitFlags, KernelConfig};
 
 use super::ahead::Ahead;
+use super::backing::Backings;
 use super::contents::Contents;
 use super::convert::{self, node};
 use super::files::Files;
+use super::notify::Note;
 use super::session::catching;
 use super::{Data, Settings};
 use crate::overlay::{Overlay, Result};
@@ -24,6 +27,8 @@ pub(super) struct Adapter {
     pub(super) settings: Settings,
     pub(super) contents: Contents,
     pub(super) files: Files,
+    /// Of a tree that never changes, in passthrough.
+    pub(super) backings: Option<Backings>,
     pub(super) ahead: Option<Ahead>,
 }
 
@@ -66,6 +71,22 @@ impl Adapter {
                 Err(Errno::EIO)
             }
         }
+    }
+
+    /// The same for what gives something a name. It may have been done in spite of `EIO`, and the kernel would
+    /// go on to believe that there is no such name.
+    pub(super) fn answer_at<T>(
+        &self,
+        what: &'static str,
+        (parent, name): (INodeNo, &OsStr),
+        work: impl FnOnce() -> Result<T>,
+    ) -> std::result::Result<T, Errno> {
+        let done = self.answer(what, parent, work);
+        if matches!(done, Err(Errno::EIO)) {
+            let note = Note::Name(node(parent), name.to_owned());
+            self.files.notes.add(note);
+        }
+        done
     }
 
     /// Notes that the kernel knows `ino` from now on.

@@ -12,7 +12,7 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::convert::{self, node};
 use super::handler::Adapter;
-use super::reply::{GENERATION, lifetime};
+use super::reply::{generation, lifetime};
 use crate::overlay::{Attributes, Listed};
 
 /// Whether a listing goes on after an entry was added to a reply.
@@ -49,7 +49,7 @@ pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: Repl
         let (number, lifetime) = (shown.ino, lifetime(found));
         adapter.told(number);
         let next = entry.next_offset;
-        full(reply.add(number, next, name, &lifetime, &shown, GENERATION))
+        full(reply.add(number, next, name, &lifetime, &shown, generation(found)))
     };
     let overlay = &adapter.overlay;
     let list = || overlay.list_with_attributes(node(ino), offset, &mut add);

@@ -14,11 +14,13 @@
 
 mod adapter;
 mod ahead;
+mod backing;
 mod change;
 mod contents;
 mod convert;
 mod files;
 mod handler;
+mod handshake;
 mod listing;
 mod notify;
 mod passthrough;
@@ -26,11 +28,15 @@ mod reply;
 mod seek;
 mod session;
 
+pub use handshake::Terms;
 pub use passthrough::probe;
-pub use session::{Connection, Ended, is_unwanted_answer, on_lost_thread};
+pub use session::{Connection, Ended, Handover, is_unwanted_answer, on_lost_thread};
+
+use serde::{Deserialize, Serialize};
 
 /// How the contents of files reach readers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Data {
     /// Through the page cache of this mount. Files are not opened, as far as we are concerned, so
     /// nothing can be written.
@@ -47,7 +53,8 @@ pub enum Data {
 }
 
 /// Which questions about extended attributes are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Xattrs {
     /// All.
     Shown,
@@ -59,7 +66,7 @@ pub enum Xattrs {
 }
 
 /// What a connection is to be like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// How contents are read.
     pub data: Data,

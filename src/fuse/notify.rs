@@ -1,9 +1,10 @@
-//! Telling the kernel what it cannot know: attributes that changed without a request.
+//! Telling the kernel what it cannot know: what changed without a request, or in spite of its failure.
 //!
 //! # Invariants
 //! * Only the worker sends: a handler that did could wait for a lock that waits for a handler.
 //! * Nothing that was noted is dropped while the connection lives.
 
+use std::ffi::OsString;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,13 +13,22 @@ use fuser::{INodeNo, Notifier};
 
 use crate::overlay::NodeNumber;
 
+/// What the kernel shall ask for again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// The attributes of a node.
+    Attributes(NodeNumber),
+    /// What a name in a directory stands for.
+    Name(NodeNumber, OsString),
+}
+
 /// The end of the handlers.
 #[derive(Clone, Debug)]
-pub(super) struct Notes(Sender<NodeNumber>);
+pub(super) struct Notes(Sender<Note>);
 
 /// The thread that sends, before it runs.
 #[derive(Debug)]
-pub(super) struct Worker(Receiver<NodeNumber>);
+pub(super) struct Worker(pub(super) Receiver<Note>);
 
 /// A pair of both ends.
 pub(super) fn notes() -> (Notes, Worker) {
@@ -27,11 +37,11 @@ pub(super) fn notes() -> (Notes, Worker) {
 }
 
 impl Notes {
-    /// The kernel shall ask for the attributes of `node` again.
-    pub(super) fn attributes(&self, node: NodeNumber) {
+    /// The kernel shall ask again.
+    pub(super) fn add(&self, note: Note) {
         // The worker ends after the handlers, or with the connection.
-        if self.0.send(node).is_err() {
-            log::debug!("nobody tells the kernel about node {}", node.0);
+        if let Err(lost) = self.0.send(note) {
+            log::debug!("nobody tells the kernel to ask for {:?}", lost.0);
         }
     }
 }
@@ -42,10 +52,14 @@ impl Worker {
         std::thread::Builder::new()
             .name("plyfs-notify".into())
             .spawn(move || {
-                while let Ok(node) = self.0.recv() {
-                    // An offset below 0 leaves the pages alone.
-                    if let Err(error) = notifier.inval_inode(INodeNo(node.0), -1, 0) {
-                        log::debug!("invalidating node {}: {error}", node.0);
+                while let Ok(note) = self.0.recv() {
+                    let told = match &note {
+                        // An offset below 0 leaves the pages alone.
+                        Note::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
+                        Note::Name(node, name) => notifier.inval_entry(INodeNo(node.0), name),
+                    };
+                    if let Err(error) = told {
+                        log::debug!("telling the kernel to ask for {note:?}: {error}");
                     }
                 }
             })

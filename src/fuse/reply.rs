@@ -13,8 +13,11 @@ use crate::overlay::{Attributes, Space};
 
 type Answer<T> = Result<T, Errno>;
 
-/// A node's number is given to no other as long as the kernel knows the node, so all are of the first generation.
-pub(super) const GENERATION: Generation = Generation(0);
+/// A node's number is given to no other as long as the kernel knows the node; whoever keeps a file handle may
+/// know it longer.
+pub(super) fn generation(attributes: &Attributes) -> Generation {
+    Generation(u64::from(attributes.generation))
+}
 
 /// How long the kernel may believe the attributes that come with a name. The library gives them the
 /// number of the node as `st_ino`; where that is another one the kernel has to ask again.
@@ -31,9 +34,9 @@ pub(super) fn entry(reply: ReplyEntry, found: Answer<Option<Attributes>>) {
     match found {
         Ok(Some(found)) => {
             let shown = convert::attributes(&found);
-            reply.entry_with_ttls(&lifetime(&found), &FOREVER, &shown, GENERATION);
+            reply.entry_with_ttls(&lifetime(&found), &FOREVER, &shown, generation(&found));
         }
-        Ok(None) => reply.entry(&FOREVER, &convert::nothing(), GENERATION),
+        Ok(None) => reply.entry(&FOREVER, &convert::nothing(), Generation(0)),
         Err(errno) => reply.error(errno),
     }
 }
@@ -43,11 +46,12 @@ pub(super) fn created(reply: ReplyCreate, made: Answer<(Attributes, Way)>) {
     match made {
         Ok((made, Way::Passthrough(id))) => {
             let (shown, flags) = (convert::attributes(&made), FopenFlags::empty());
-            reply.created_passthrough(&FOREVER, &shown, GENERATION, handle, flags, &id);
+            let generation = generation(&made);
+            reply.created_passthrough(&FOREVER, &shown, generation, handle, flags, &id);
         }
         Ok((made, Way::PageCache)) => {
             let (shown, flags) = (convert::attributes(&made), FopenFlags::FOPEN_KEEP_CACHE);
-            reply.created(&FOREVER, &shown, GENERATION, handle, flags);
+            reply.created(&FOREVER, &shown, generation(&made), handle, flags);
         }
         Err(errno) => reply.error(errno),
     }

@@ -1,17 +1,20 @@
 //! A connection to the kernel, from the handshake to its end.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Session};
 
 use super::ahead::{self, Ahead};
+use super::backing::{self, Backings};
 use super::contents::Contents;
 use super::files::Files;
 use super::handler::Adapter;
+use super::handshake::{self, Terms};
 use super::notify;
 use super::{Data, Settings};
 use crate::overlay::Overlay;
@@ -71,6 +74,18 @@ pub struct Connection {
     session: Session<Adapter>,
     worker: Option<ahead::Worker>,
     teller: notify::Worker,
+    terms: Terms,
+    /// Of a tree that never changes.
+    backing_files: Option<File>,
+}
+
+/// What another server must know of a connection that it takes over, beside the tree, which never changes.
+#[derive(Debug)]
+pub struct Handover {
+    /// What was agreed on.
+    pub terms: Terms,
+    /// Which backing files there are: memory that all servers of a connection share.
+    pub backing_files: File,
 }
 
 impl Connection {
@@ -80,27 +95,86 @@ impl Connection {
     /// # Errors
     /// What the device reports, `ENODEV` when the mount is gone already.
     pub fn open(overlay: Arc<Overlay>, device: OwnedFd, settings: Settings) -> io::Result<Self> {
+        let totals = overlay.base().totals();
+        let notes = totals.filter(|_| !overlay.is_writable());
+        let notes = notes
+            .map(|totals| backing::notes(totals.nodes))
+            .transpose()?;
+        Connection::build(overlay, device, settings, notes, handshake::begin)
+    }
+
+    /// Takes the connection of `device` over from a server that has ended. The tree must be the one that
+    /// was served before, and the settings those of the first server.
+    ///
+    /// # Errors
+    /// What the device reports, or that this version cannot do what was agreed on.
+    pub fn take_over(
+        overlay: Arc<Overlay>,
+        device: OwnedFd,
+        settings: Settings,
+        handover: &Handover,
+    ) -> io::Result<Self> {
+        let notes = Some(handover.backing_files.try_clone()?);
+        let terms = handover.terms.clone();
+        Connection::build(
+            overlay,
+            device,
+            settings,
+            notes,
+            |adapter, device, config| {
+                let session = handshake::take_over(adapter, device, config, &terms)?;
+                Ok((session, terms))
+            },
+        )
+    }
+
+    fn build(
+        overlay: Arc<Overlay>,
+        device: OwnedFd,
+        settings: Settings,
+        backing_files: Option<File>,
+        shake_hands: impl FnOnce(Adapter, &OwnedFd, Config) -> io::Result<(Session<Adapter>, Terms)>,
+    ) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(settings.threads.max(1));
-        let contents = Contents::new();
+        let device = Arc::new(device);
         let ahead = settings.read_ahead.then(|| Ahead::new(&overlay)).flatten();
         let (ahead, worker) = ahead.unzip();
         let (notes, teller) = notify::notes();
         let passthrough = matches!(settings.data, Data::Passthrough { .. });
+        let known = backing_files.as_ref().filter(|_| passthrough);
+        let known = known.map(File::try_clone).transpose()?;
         let adapter = Adapter {
             overlay,
             settings,
-            contents,
+            contents: Contents::new(),
             files: Files::new(passthrough, notes),
+            backings: known.map(|known| Backings::new(known, Arc::clone(&device))),
             ahead,
         };
-        // Who may come in is checked by the kernel; the library would compare raw user ids.
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        let (session, terms) = shake_hands(adapter, &device, config)?;
         Ok(Connection {
             session,
             worker,
             teller,
+            terms,
+            backing_files,
         })
+    }
+
+    /// What another server needs to take the connection over; nothing if none can, because the tree may
+    /// change, or the kernel cannot send requests again.
+    ///
+    /// # Errors
+    /// What fcntl(2) reports.
+    pub fn handover(&self) -> io::Result<Option<Handover>> {
+        let notes = self.backing_files.as_ref();
+        let notes = notes.filter(|_| self.terms.allow_resending());
+        let handover = |backing_files| Handover {
+            terms: self.terms.clone(),
+            backing_files,
+        };
+        Ok(notes.map(File::try_clone).transpose()?.map(handover))
     }
 
     /// Answers requests until the last mount of the file system is gone.
@@ -112,6 +186,7 @@ impl Connection {
             session,
             worker,
             teller,
+            ..
         } = self;
         let worker = worker
             .map(|worker| worker.start(session.notifier()))

@@ -140,6 +140,23 @@ fn check_images(store: &Store, damages: &mut Vec<Damage>) -> Result<()> {
             check_chain(store, damages, diff_ids, &name);
             check_sources(store, damages, &found, &name);
         }
+        match store.attestations(&record.descriptor) {
+            Ok(attestations) => {
+                for (entry, manifest) in attestations {
+                    for blob in manifest.layers.iter().chain([&manifest.config, &entry]) {
+                        let (kind, digest) = (ObjectKind::Blob, blob.digest);
+                        needed.insert(Object { kind, digest });
+                        need(
+                            damages,
+                            Object { kind, digest },
+                            store.has_blob(&digest),
+                            &name,
+                        );
+                    }
+                }
+            }
+            Err(error) => note(damages, top, cause::chain(&Error::from(error)), &name),
+        }
         needs.push((name, needed));
     }
     // What was found with one image may be needed by those that were looked at before it.
@@ -258,7 +275,8 @@ fn note(damages: &mut Vec<Damage>, object: Object, what: String, image: &str) {
     });
 }
 
-fn check_blob(store: &Store, digest: &Digest) -> Result<()> {
+/// Checks that a stored blob has its digest.
+pub(super) fn check_blob(store: &Store, digest: &Digest) -> Result<()> {
     let failed = |error| Error::io(error, "reading the blob");
     let mut file = File::open(store.blob_path(digest)).map_err(failed)?;
     let mut hasher = Hasher::new(digest.algorithm());
@@ -280,18 +298,35 @@ fn check_blob(store: &Store, digest: &Digest) -> Result<()> {
     Ok(())
 }
 
-/// Checks the index of a layer, and each content against the digest that the index has of it.
-fn check_layer(store: &Store, diff_id: &DiffId) -> Result<()> {
+/// Checks what shows of a layer without reading its contents: that all of it is there, and its index
+/// sound.
+pub(super) fn glance(store: &Store, diff_id: &DiffId) -> Result<Index> {
     let record = store.layer_record(diff_id)?;
     if record.diff_id != *diff_id {
         return Err(damaged("its layer.json is that of another layer"));
     }
-    let pack = std::fs::metadata(store.layer_path(diff_id).join("pack"));
-    let pack = pack.map_err(|error| Error::io(error, "reading the pack"))?;
-    if pack.len() != record.pack_bytes {
+    let length = |name: &str| {
+        let found = std::fs::metadata(store.layer_path(diff_id).join(name));
+        let found = found.map_err(|error| Error::io(error, format!("reading its {name}")));
+        found.map(|found| found.len())
+    };
+    if length("pack")? != record.pack_bytes {
         return Err(damaged("its pack has another length than layer.json says"));
     }
     let index = open::layer_index(store, diff_id)?;
+    for node in (0..index.node_count()).filter_map(|row| index.node(row)) {
+        if let NodeKind::Regular(Place::File(number)) = node.kind()
+            && length(&format!("files/{number}"))? != node.size()
+        {
+            return Err(damaged("a content has another length"));
+        }
+    }
+    Ok(index)
+}
+
+/// Checks the index of a layer, and each content against the digest that the index has of it.
+fn check_layer(store: &Store, diff_id: &DiffId) -> Result<()> {
+    let index = glance(store, diff_id)?;
     let content = LayerContent::open(&store.layer_path(diff_id))
         .map_err(|error| Error::io(error, "opening the layer"))?;
     let mut buffer = vec![0; 256 << 10];
@@ -339,10 +374,6 @@ fn check_content(
             .map_err(|error| failed(error.into()))?;
         hasher.update(&buffer[..count]);
         at += count as u64;
-    }
-    let whole_file = matches!(place, Place::File(_));
-    if whole_file && opened.file.metadata().map_err(|e| failed(e.into()))?.len() != size {
-        return Err(damaged("a content has another length"));
     }
     if hasher.finalize().as_bytes() != expected {
         return Err(damaged("a content does not have its digest"));

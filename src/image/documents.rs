@@ -1,6 +1,7 @@
 //! The documents of an image that is looked up in a source: manifests and indexes, before any layer.
 
-use crate::oci::{Descriptor, DiffId, Document, ImageConfig, Index, Manifest, Platform};
+use crate::cause::chain;
+use crate::oci::{Descriptor, DiffId, Document, ImageConfig, Index, Manifest, Platform, attested};
 use crate::registry::{self, Fetched, ManifestName, Source};
 
 use super::pull::{Platforms, layers_of};
@@ -15,6 +16,26 @@ pub(super) struct Documents {
     pub top: Fetched,
     /// The images of the platforms that were asked for; at least one.
     pub images: Vec<PlatformImage>,
+    /// What an index says about its images, if all of it was asked for and as far as the source has
+    /// it.
+    pub attestations: Vec<Attestation>,
+}
+
+/// A statement about an image: a manifest whose blobs are no layers.
+pub(super) struct Attestation {
+    /// As the index has it.
+    pub descriptor: Descriptor,
+    /// The manifest as it came.
+    pub bytes: Vec<u8>,
+    /// The manifest.
+    pub manifest: Manifest,
+}
+
+impl Attestation {
+    /// All that belongs to it but the manifest.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifest.layers.iter().chain([&self.manifest.config])
+    }
 }
 
 /// The image of one platform.
@@ -61,8 +82,11 @@ pub(super) fn fetch_documents(
                     Platforms::All | Platforms::Available => Vec::new(),
                 },
             };
-            let images = vec![image];
-            return Ok(Documents { top, images });
+            return Ok(Documents {
+                top,
+                images: vec![image],
+                attestations: Vec::new(),
+            });
         }
         Document::Index(index) => index,
     };
@@ -90,7 +114,46 @@ pub(super) fn fetch_documents(
     if images.is_empty() {
         return Err(Error::NotAnImage("an index without images".to_owned()));
     }
-    Ok(Documents { top, images })
+    let attestations = match platforms {
+        Platforms::All | Platforms::Available => attestations(source, &index, platforms)?,
+        Platforms::One(_) | Platforms::Each(_) => Vec::new(),
+    };
+    Ok(Documents {
+        top,
+        images,
+        attestations,
+    })
+}
+
+/// The attestations of an index that the source has; images do not need them.
+fn attestations(
+    source: &dyn Source,
+    index: &Index,
+    platforms: Platforms<'_>,
+) -> Result<Vec<Attestation>> {
+    let mut found = Vec::new();
+    let entries = index.manifests.iter();
+    for descriptor in entries.filter(|entry| attested(entry).is_some()) {
+        let fetched = match source.manifest(&ManifestName::Digest(descriptor.digest)) {
+            Err(error @ registry::Error::NotFound { .. }) => {
+                log::info!("an attestation is left out: {}", chain(&error));
+                continue;
+            }
+            fetched => fetched?,
+        };
+        let Document::Manifest(manifest) = fetched.document()? else {
+            continue;
+        };
+        if matches!(platforms, Platforms::Available) && !has_blobs(source, &manifest)? {
+            continue;
+        }
+        found.push(Attestation {
+            descriptor: descriptor.clone(),
+            bytes: fetched.bytes,
+            manifest,
+        });
+    }
+    Ok(found)
 }
 
 /// Whether a source has all blobs of an image.

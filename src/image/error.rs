@@ -37,6 +37,8 @@ pub enum Error {
     /// The image is in the store, but not for this platform.
     #[error("it is in the store for other platforms only: {available}")]
     NotStoredFor {
+        /// The platform that was asked for, or else this machine's.
+        wanted: Box<Platform>,
         /// The platforms it is there for.
         available: String,
     },

@@ -3,7 +3,7 @@
 use crate::oci::{
     Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
 };
-use crate::store::{ContainerRecord, Record, SnapshotImage, Store};
+use crate::store::{self, ContainerRecord, Record, SnapshotImage, Store};
 
 use super::{Error, Result};
 use crate::registry::closest;
@@ -38,7 +38,14 @@ impl Found {
 /// [`Error::NotStored`], [`Error::Misspelt`], [`Error::NotStoredFor`], [`Error::OtherPlatform`], [`Error::Ambiguous`], or what reading reports.
 pub fn find(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Found> {
     let record = find_record(store, name)?;
-    load(store, record, platform)
+    let digest = record.descriptor.digest;
+    match load(store, record, platform) {
+        // It was removed meanwhile.
+        Err(Error::Store(store::Error::Missing { .. })) if !store.lists(&digest)? => {
+            Err(Error::NotStored)
+        }
+        found => found,
+    }
 }
 
 /// Finds the record that `name` means: a reference, a digest, or the beginning of an image ID.
@@ -109,6 +116,8 @@ fn find_by_id(store: &Store, images: &[Record], text: &str) -> Result<Option<Rec
     for image in images {
         let manifests = match store.manifests(&image.descriptor) {
             Ok(manifests) => manifests,
+            // It was removed meanwhile.
+            Err(_) if !store.lists(&image.descriptor.digest)? => continue,
             Err(error) => {
                 log::warn!("looking for image {text}: {error}");
                 continue;
@@ -166,8 +175,7 @@ pub fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result<Found>
     Ok(Found {
         record: Record {
             reference: name.parse().ok(),
-            repository: None,
-            descriptor: descriptor.clone(),
+            ..Record::nameless(descriptor.clone())
         },
         manifest_descriptor: descriptor,
         config: ImageConfig::parse(&store.read_blob(&manifest.config.digest)?)?,
@@ -207,8 +215,10 @@ pub(super) fn load_all(store: &Store, record: &Record) -> Result<Vec<Found>> {
         });
     }
     if all.is_empty() {
-        let available = "none".to_owned();
-        return Err(Error::NotStoredFor { available });
+        return Err(Error::NotStoredFor {
+            wanted: Box::new(Platform::host()),
+            available: "none".to_owned(),
+        });
     }
     let host = Platform::host();
     all.sort_by_key(|found| host.rank(&found.config.platform).unwrap_or(usize::MAX));
@@ -226,6 +236,7 @@ pub(super) fn load(store: &Store, record: Record, platform: Option<&Platform>) -
             .map(ToString::to_string)
             .collect();
         return Err(Error::NotStoredFor {
+            wanted: Box::new(platform.cloned().unwrap_or_else(Platform::host)),
             available: platforms.join(", "),
         });
     };

@@ -83,7 +83,7 @@ pub fn import(store: &Store, request: ImportRequest<'_>) -> Result<Imported> {
             let (compression, limits, told) =
                 (pack::Compression::Gzip, request.limits, request.told);
             let (packed, blob, left_out) = archive(&staging, compression, limits, told, |out| {
-                let mut writer = TarWriter::new(out).keeping_holes();
+                let mut writer = TarWriter::new(out);
                 let skipped = pack::write_directory(path, Some(store.root()), &mut writer)?;
                 writer.finish()?;
                 Ok(skipped)

@@ -94,7 +94,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Reads what is left.
-    fn drain(&mut self) -> Result<()> {
+    pub(super) fn drain(&mut self) -> Result<()> {
         let mut buffer = vec![0; 256 << 10];
         loop {
             match self.read(&mut buffer) {

@@ -101,11 +101,16 @@ pub enum EntryKind {
 /// What reading the store's index reports. A damaged image is listed as such.
 pub fn list(store: &Store) -> Result<Vec<Row>> {
     let mut known: HashMap<Digest, std::result::Result<Vec<Summary>, String>> = HashMap::new();
-    let records = store.images()?;
+    let mut records = store.images()?;
     for record in &records {
         known.entry(record.descriptor.digest).or_insert_with(|| {
             variants(store, record).map_err(|error| crate::cause::chain(&error))
         });
+    }
+    if known.values().any(std::result::Result::is_err) {
+        // What was removed meanwhile is not damaged.
+        let listed = store.images()?;
+        records.retain(|record| listed.contains(record));
     }
     // How many images have each layer.
     let mut users: HashMap<DiffId, usize> = HashMap::new();

@@ -1,13 +1,13 @@
 //! Loads images from an archive: as a pull does, but of everything that the archive has.
 
-use crate::oci::{Digest, Manifest, Platform, Reference};
+use crate::oci::{Digest, Manifest, Reference};
 use crate::pack::Limits;
 use crate::registry::{ManifestName, SavedImage, Source};
 use crate::store::{LeaseKind, Record, Store};
 
 use super::find::find_manifest;
 use super::pull::fetch_platforms;
-use super::{Observer, Platforms, PullRequest, Result};
+use super::{Observer, Part, Platforms, PullRequest, Result};
 
 /// What to load.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ pub struct Loaded {
 
 /// Loads an image with all its names; it is in the store when this returns.
 ///
-/// `prepared` is called for each platform before its layers are received.
+/// `prepared` is called for each platform, and each attestation, before its blobs are received.
 ///
 /// # Errors
 /// [`super::Error`]; then the store is as it was.
@@ -43,7 +43,7 @@ pub fn load(
     store: &Store,
     request: LoadRequest<'_>,
     observer: Observer<'_>,
-    prepared: &mut dyn FnMut(&Platform, &Manifest),
+    prepared: &mut dyn FnMut(Part<'_>, &Manifest),
 ) -> Result<Loaded> {
     let name = ManifestName::Digest(request.image.digest);
     let pull = PullRequest {
@@ -60,11 +60,7 @@ pub fn load(
     let named = names.map(|name| Record::named(name.clone(), held.descriptor.clone()));
     let mut records: Vec<Record> = named.collect();
     if records.is_empty() {
-        records.push(Record {
-            reference: None,
-            repository: None,
-            descriptor: held.descriptor.clone(),
-        });
+        records.push(Record::nameless(held.descriptor.clone()));
     }
     let id = find_manifest(store, "", held.manifest.digest)?.id();
     let lock = store.lock()?;

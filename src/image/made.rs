@@ -164,11 +164,7 @@ pub(super) fn publish(store: &Store, staging: &Staging, image: MadeImage<'_>) ->
     store.write_blob(&descriptor.digest, &manifest_bytes)?;
     let record = match image.name {
         Some(reference) => Record::named(reference.clone(), descriptor),
-        None => Record {
-            reference: None,
-            repository: None,
-            descriptor,
-        },
+        None => Record::nameless(descriptor),
     };
     store.publish(&store.lock()?, record)?;
     lease.end()?;

@@ -49,7 +49,7 @@ pub use open::{chain, layers, open};
 pub use outgoing::{Outgoing, outgoing};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};
 pub use prune::{Group, Pruned, User, groups, prune};
-pub use pull::{Held, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
+pub use pull::{Held, Part, Platforms, PullRequest, Pulled, fetch, hold, pull, pull_platforms};
 #[cfg(feature = "registry")]
 pub use push::{PushObserver, PushState, push};
 pub use receive::{Event, LayerState, Observer};

@@ -240,12 +240,20 @@ fn wanted(
             return Ok(stored.map(|entry| entry.digest).collect());
         }
     };
-    let found = each
-        .iter()
-        .map(|platform| find::load(store, record.clone(), Some(platform)));
-    found
-        .map(|found| Ok(found?.manifest_descriptor.digest))
-        .collect()
+    let mut wanted = HashSet::new();
+    for platform in each {
+        let found = find::load(store, record.clone(), Some(platform))?;
+        wanted.insert(found.manifest_descriptor.digest);
+    }
+    for (entry, _) in store.attestations(&record.descriptor)? {
+        if attested(&entry)
+            .flatten()
+            .is_some_and(|of| wanted.contains(&of))
+        {
+            wanted.insert(entry.digest);
+        }
+    }
+    Ok(wanted)
 }
 
 /// An index with only these of its entries, and all else as it was.

@@ -1,6 +1,6 @@
 //! What a pull would fetch, without fetching it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Platform};
 use crate::store::{LayerSource, Store};
@@ -20,7 +20,10 @@ pub struct Plan {
     pub entries: Vec<IndexEntry>,
     /// The images that would be pulled, one for each platform.
     pub images: Vec<PlannedImage>,
-    /// Bytes of layers that would be fetched.
+    /// The attestations that would be pulled, by the digests of their manifests, with the bytes that
+    /// would be fetched for them.
+    pub attestations: HashMap<Digest, u64>,
+    /// Bytes of layers and attestations that would be fetched.
     pub fetched_bytes: u64,
 }
 
@@ -62,6 +65,7 @@ pub fn plan(
         descriptor: documents.top.descriptor(),
         entries: entries(&document, &has_blob),
         images: Vec::new(),
+        attestations: HashMap::new(),
         fetched_bytes: 0,
     };
     let mut counted = HashSet::new();
@@ -87,6 +91,13 @@ pub fn plan(
             platform: ImageConfig::parse(&config)?.platform,
             layers,
         });
+    }
+    for attestation in &documents.attestations {
+        let missing = attestation.blobs().filter(|blob| !has_blob(&blob.digest));
+        let missing = missing.map(|blob| blob.size).fold(0, u64::saturating_add);
+        plan.fetched_bytes = plan.fetched_bytes.saturating_add(missing);
+        let digest = attestation.descriptor.digest;
+        plan.attestations.insert(digest, missing);
     }
     Ok(plan)
 }

@@ -1,8 +1,11 @@
 //! Pulls an image: documents first, then all layers in parallel, then the chain, then its name.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference};
+use crate::oci::{
+    ChainId, Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference, attested,
+};
 use crate::pack::{Limits, Progress};
 use crate::registry::{ManifestName, Source};
 use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
@@ -47,10 +50,29 @@ pub enum Platforms<'a> {
     One(Option<&'a Platform>),
     /// For each of these.
     Each(&'a [Platform]),
-    /// For all that it is made for.
+    /// For all that it is made for, with the attestations.
     All,
-    /// For all that the source has.
+    /// For all that the source has, with the attestations.
     Available,
+}
+
+/// What of an image is received next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// The image of a platform.
+    Platform(&'a Platform),
+    /// A statement about the image with this manifest, if it says so.
+    Attestation(Option<Digest>),
+}
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Platform(platform) => write!(f, "Platform: {platform}"),
+            Part::Attestation(Some(of)) => write!(f, "Attestation of {}", of.short()),
+            Part::Attestation(None) => f.write_str("Attestation"),
+        }
+    }
 }
 
 /// An image that is in the store, complete, and stays as long as this is there.
@@ -101,7 +123,7 @@ pub fn pull(
 /// Pulls an image for several platforms (that of the request is not looked at); it is in the store,
 /// for all of them, when this returns.
 ///
-/// `prepared` is called for each platform before its layers are received.
+/// `prepared` is called for each platform, and each attestation, before its blobs are received.
 ///
 /// # Errors
 /// As [`pull`].
@@ -110,7 +132,7 @@ pub fn pull_platforms(
     request: &PullRequest<'_>,
     platforms: Platforms<'_>,
     observer: Observer<'_>,
-    prepared: &mut dyn FnMut(&Platform, &Manifest),
+    prepared: &mut dyn FnMut(Part<'_>, &Manifest),
 ) -> Result<Pulled> {
     let held = fetch_platforms(
         store,
@@ -123,11 +145,7 @@ pub fn pull_platforms(
     let descriptor = held.descriptor.clone();
     let image = match request.store_as {
         Some(reference) => Record::named(reference.clone(), descriptor.clone()),
-        None => Record {
-            reference: None,
-            repository: None,
-            descriptor: descriptor.clone(),
-        },
+        None => Record::nameless(descriptor.clone()),
     };
     let lock = store.lock()?;
     let known_before = store.images()?.contains(&image);
@@ -155,7 +173,7 @@ pub fn fetch(
 ) -> Result<Held> {
     let platforms = Platforms::One(request.platform);
     let mut prepared = Some(prepared);
-    let prepared = &mut |_: &Platform, manifest: &Manifest| {
+    let prepared = &mut |_: Part<'_>, manifest: &Manifest| {
         if let Some(prepared) = prepared.take() {
             prepared(manifest);
         }
@@ -178,7 +196,7 @@ pub(super) fn fetch_platforms(
     platforms: Platforms<'_>,
     kind: LeaseKind,
     observer: Observer<'_>,
-    prepared: &mut dyn FnMut(&Platform, &Manifest),
+    prepared: &mut dyn FnMut(Part<'_>, &Manifest),
 ) -> Result<Held> {
     let documents = fetch_documents(request.source, request.name, platforms)?;
     let descriptor = documents.top.descriptor();
@@ -193,6 +211,10 @@ pub(super) fn fetch_platforms(
         let blobs = image.manifest.layers.iter().chain([&image.manifest.config]);
         record.digests.extend(blobs.map(|blob| blob.digest));
         record.digests.push(image.descriptor.digest);
+    }
+    for attestation in &documents.attestations {
+        let blobs = attestation.blobs().chain([&attestation.descriptor]);
+        record.digests.extend(blobs.map(|blob| blob.digest));
     }
     // From here on nothing that is found in the store, or put there, is garbage.
     let mut lease = store.lease(&record)?;
@@ -220,7 +242,8 @@ pub(super) fn fetch_platforms(
 
     let mut complete_before = true;
     for (image, config, diff_ids) in &wanted {
-        prepared(&ImageConfig::parse(config)?.platform, &image.manifest);
+        let platform = &ImageConfig::parse(config)?.platform;
+        prepared(Part::Platform(platform), &image.manifest);
         complete_before &= is_complete(store, diff_ids) && store.has_blob(&image.descriptor.digest);
         receive_layers(
             &receiver,
@@ -230,6 +253,15 @@ pub(super) fn fetch_platforms(
         )?;
         open::ensure_chain(store, diff_ids)?;
         store.write_blob(&image.manifest.config.digest, config)?;
+    }
+    for attestation in &documents.attestations {
+        let of = attested(&attestation.descriptor).flatten();
+        prepared(Part::Attestation(of), &attestation.manifest);
+        complete_before &= store.has_blob(&attestation.descriptor.digest);
+        for blob in attestation.blobs() {
+            receiver.plain_blob(blob)?;
+        }
+        store.write_blob(&attestation.descriptor.digest, &attestation.bytes)?;
     }
     for image in &documents.images {
         store.write_blob(&image.descriptor.digest, &image.bytes)?;

@@ -6,10 +6,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::time::SystemTime;
 
+use parking_lot::Mutex;
+
+use crate::cause;
 use crate::oci::{Descriptor, Digest, Hasher, Reference};
-use crate::registry::{self, BlobSource, ManifestName, Repository, Upload};
-use crate::store::{Record, Store};
+use crate::registry::{self, BlobSource, KeptUpload, ManifestName, Repository, Upload, Uploads};
+use crate::store::{self, Record, Store, UploadFile};
 
 use super::outgoing::{Outgoing, OutgoingBlob, damaged};
 use super::{Error, Result, parallel};
@@ -47,7 +51,11 @@ pub fn push(
     observer: PushObserver<'_>,
 ) -> Result<()> {
     let elsewhere = elsewhere(store, name)?;
-    let push = |blob: &OutgoingBlob| push_blob(blob, repository, &elsewhere, observer);
+    let uploads = Kept {
+        store,
+        ours: Mutex::default(),
+    };
+    let push = |blob: &OutgoingBlob| push_blob(blob, repository, &uploads, &elsewhere, observer);
     let (stored, lost): (Vec<_>, Vec<_>) = image.blobs.iter().partition(|blob| blob.file.is_some());
     let mut missing = Vec::new();
     for blob in lost {
@@ -74,9 +82,57 @@ pub fn push(
     Ok(repository.push_manifest(&name.into(), kind, &image.bytes)?)
 }
 
+/// Uploads in the store. That one cannot be kept is no reason not to push.
+struct Kept<'a> {
+    store: &'a Store,
+    /// Those that this push goes on with.
+    ours: Mutex<HashMap<Digest, UploadFile>>,
+}
+
+impl Kept<'_> {
+    fn try_keep(
+        &self,
+        repository: &str,
+        blob: &Digest,
+        upload: Option<&KeptUpload>,
+    ) -> store::Result<()> {
+        let mut ours = self.ours.lock();
+        let Some(upload) = upload else {
+            return ours.remove(blob).map_or(Ok(()), UploadFile::remove);
+        };
+        if !ours.contains_key(blob)
+            && let Some(file) = self.store.upload_file(repository, blob, true)?
+        {
+            ours.insert(*blob, file);
+        }
+        let file = ours.get(blob);
+        file.map_or(Ok(()), |file| file.write(&upload.address, upload.least))
+    }
+}
+
+impl Uploads for Kept<'_> {
+    fn recall(&self, repository: &str, blob: &Digest) -> Option<KeptUpload> {
+        let file = self.store.upload_file(repository, blob, false);
+        let file = file.unwrap_or_else(|error| {
+            log::info!("{}", cause::chain(&error));
+            None
+        })?;
+        let (address, least) = file.read(SystemTime::now())?;
+        self.ours.lock().insert(*blob, file);
+        Some(KeptUpload { address, least })
+    }
+
+    fn keep(&self, repository: &str, blob: &Digest, upload: Option<&KeptUpload>) {
+        if let Err(error) = self.try_keep(repository, blob, upload) {
+            log::info!("no upload is kept: {}", cause::chain(&error));
+        }
+    }
+}
+
 fn push_blob(
     blob: &OutgoingBlob,
     repository: &Repository,
+    uploads: &Kept<'_>,
     elsewhere: &HashMap<Digest, Vec<String>>,
     observer: PushObserver<'_>,
 ) -> Result<()> {
@@ -95,6 +151,7 @@ fn push_blob(
         file: blob.file.as_ref(),
         elsewhere: elsewhere.get(&descriptor.digest).map_or(&[], Vec::as_slice),
         sent: &|done| tell(PushState::Sending { done }),
+        uploads,
     });
     match pushed {
         Ok(upload) => {

@@ -14,7 +14,7 @@ use crate::registry::{self, Source};
 use crate::store::{Ingest, LayerRecord, LayerSource, Object, ObjectKind, Store};
 
 use super::incoming::Incoming;
-use super::{Error, Result};
+use super::{Error, Result, check};
 use crate::{cause, store};
 
 /// What a layer is going through.
@@ -75,7 +75,40 @@ impl Receiver<'_> {
     }
 
     fn try_layer(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<()> {
-        if self.is_stored(layer, diff_id)? {
+        self.bring(
+            layer,
+            || self.is_stored(layer, diff_id),
+            |ingest, reused| self.receive_layer(ingest, layer, diff_id, reused),
+        )
+    }
+
+    /// Brings a blob that is no layer into the store, unless it is there.
+    pub fn plain_blob(&self, blob: &Descriptor) -> Result<()> {
+        self.bring(
+            blob,
+            || Ok(self.store.has_blob(&blob.digest)),
+            |ingest, reused| {
+                let mut incoming = Incoming::open(self, blob, ingest, reused)?;
+                incoming.drain()?;
+                incoming.verify()?;
+                self.tell(blob, LayerState::Storing);
+                self.store.sync()?;
+                Ok(ingest.commit_blob(self.store)?)
+            },
+        )
+        .map_err(|error| Error::of_layer(blob.digest, error))
+    }
+
+    /// Does what `receive` does with the ingest of a blob, unless that is stored; again from the
+    /// start where what was there before turns out wrong. `receive` is told to say whether there was
+    /// something.
+    fn bring(
+        &self,
+        layer: &Descriptor,
+        is_stored: impl Fn() -> Result<bool>,
+        receive: impl Fn(&Ingest, &mut bool) -> Result<()>,
+    ) -> Result<()> {
+        if is_stored()? {
             self.tell(layer, LayerState::AlreadyExists);
             return Ok(());
         }
@@ -84,14 +117,14 @@ impl Receiver<'_> {
         if !self.resumable {
             ingest = ingest.not_resumable()?;
         }
-        if self.is_stored(layer, diff_id)? {
+        if is_stored()? {
             ingest.finish(self.store)?;
             self.tell(layer, LayerState::AlreadyExists);
             return Ok(());
         }
         loop {
             let mut reused = false;
-            match self.receive_layer(&ingest, layer, diff_id, &mut reused) {
+            match receive(&ingest, &mut reused) {
                 Ok(()) => break,
                 Err(error) if is_interruption(&error) && self.resumable => {
                     // The blob is gone on with; what was packed of it would only fill the disk.
@@ -119,14 +152,44 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// Whether a layer is there, blob and packed, and as far as a glance shows not damaged.
     fn is_stored(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<bool> {
-        let known = self.store.has_layer_of(diff_id, &source_of(layer))?;
-        Ok(known && self.store.has_blob(&layer.digest))
+        let blob = std::fs::metadata(self.store.blob_path(&layer.digest));
+        Ok(blob.is_ok_and(|blob| blob.len() == layer.size)
+            && self.store.has_layer(diff_id)
+            && check::glance(self.store, diff_id).is_ok()
+            && self.store.has_layer_of(diff_id, &source_of(layer))?)
+    }
+
+    /// Makes room for a layer that is ready where there is one that is damaged, unless a live mount
+    /// has that.
+    fn discard_damaged_layer(&self, diff_id: &DiffId) -> Result<()> {
+        if !self.store.has_layer(diff_id) {
+            return Ok(());
+        }
+        let Err(damage) = check::glance(self.store, diff_id) else {
+            return Ok(());
+        };
+        let (kind, digest) = (ObjectKind::Layer, diff_id.0);
+        let layer = Object { kind, digest };
+        let lock = self.store.lock()?;
+        let damage = cause::chain(&damage);
+        if self.store.mounted(&lock)?.contains(&layer) {
+            log::warn!("layer {diff_id} is damaged, and left so while it is mounted: {damage}");
+            return Ok(());
+        }
+        log::warn!("layer {diff_id} was damaged, and is made again: {damage}");
+        self.store.discard(&layer)?;
+        Ok(())
     }
 
     /// A stored blob that does not have its digest any more is of no use to anybody.
     fn discard_damaged(&self, layer: &Descriptor, error: &Error) -> Result<()> {
-        if is_damage(error) && self.store.has_blob(&layer.digest) {
+        // It may be the descriptor that is wrong about its size.
+        if is_damage(error)
+            && self.store.has_blob(&layer.digest)
+            && check::check_blob(self.store, &layer.digest).is_err()
+        {
             let _lock = self.store.lock()?;
             let kind = ObjectKind::Blob;
             self.store.discard(&Object {
@@ -175,6 +238,7 @@ impl Receiver<'_> {
         // One sync covers the blob, the index and all contents, and those of other layers that
         // are ready at the same time.
         self.store.sync()?;
+        self.discard_damaged_layer(diff_id)?;
         commit(self.store, &directory, diff_id, &source_of(layer))?;
         if !has_blob {
             ingest.commit_blob(self.store)?;

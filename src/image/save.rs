@@ -15,7 +15,7 @@ use std::io::{self, BufWriter, Read, Write};
 use serde::Serialize;
 
 use crate::layer::Metadata;
-use crate::oci::{Descriptor, Digest, Hasher, Index, MediaType, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Hasher, Index, MediaType, Platform, Reference, attested};
 use crate::pack::{TarEntry, TarKind, TarWriter};
 use crate::registry::{IMAGE_NAME, REF_NAME};
 use crate::store::{self, Record, Store};
@@ -44,7 +44,7 @@ struct DockerImage {
 impl Saving {
     /// Adds what `name` means: a name, digest or ID; a name without a tag means all tags of its
     /// repository. Of images for several platforms those in `platforms` are saved, or else all that
-    /// are stored.
+    /// are stored; with each the attestations of it that are stored.
     ///
     /// # Errors
     /// As [`super::find`], and what opening blobs reports.
@@ -129,6 +129,15 @@ impl Saving {
             let documents = [&image.manifest_descriptor, &image.manifest.config];
             for blob in blobs.chain(documents) {
                 self.open(store, blob)?;
+            }
+        }
+        for (entry, manifest) in store.attestations(&record.descriptor)? {
+            let of = attested(&entry).flatten();
+            let is_about = |image: &Found| of == Some(image.manifest_descriptor.digest);
+            if platforms.is_empty() || found.iter().any(is_about) {
+                for blob in manifest.layers.iter().chain([&manifest.config, &entry]) {
+                    self.open(store, blob)?;
+                }
             }
         }
         // Docker knows one image by a name: that of this machine, if it is there.

@@ -63,6 +63,14 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// Where it is; nothing if somebody else has mounted.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Place::Directory { path, .. } => Some(path.clone()),
+            Place::Device(_) => None,
+        }
+    }
+
     pub(super) fn open(target: &Target) -> Result<Place> {
         match target {
             Target::Directory(path) => {

@@ -78,6 +78,15 @@ pub enum Error {
     /// A thread that answers the kernel has ended by itself.
     #[error("a bug in plyfs ended the mount")]
     Bug,
+    /// No server of the mount has lived for long.
+    #[error("the process that serves the mount died again and again")]
+    GaveUp,
+    /// The mount ends with the process that serves it.
+    #[error("it has no holder, as images have that are mounted in the background")]
+    NotHeld,
+    /// Another program does not serve the mount, for this reason.
+    #[error("{0}")]
+    Upgrade(String),
     /// There is no mount of ours at that place.
     #[error("{} is not a plyfs mount", .path.display())]
     NotMounted {

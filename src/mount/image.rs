@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Error, Result};
 use super::text::path_text;
 use super::writable::{self, Readers};
@@ -14,9 +16,21 @@ use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::{Digest, Platform};
 use crate::options::MountOptions;
-use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, Store};
+use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, SnapshotImage, Store};
 use crate::union::Union;
 use crate::union::chain::Marks;
+
+/// What image is mounted, so that another process finds the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// What people call it.
+    pub image: String,
+    is_reference: bool,
+    image_digest: Digest,
+    manifest_digest: Digest,
+    layers: usize,
+}
 
 /// Which image to serve, and where.
 #[derive(Debug)]
@@ -109,6 +123,28 @@ pub fn serving_manifest(
     serving_found(store, &found, target, options, Readers::Others)
 }
 
+/// Prepares an image for serving that is mounted already, and protected by who serves it now.
+pub(super) fn serving_held(
+    recovery: &Recovery,
+    target: Target,
+    options: MountOptions,
+) -> Result<Serving> {
+    let root = options.root.as_deref().unwrap_or(Path::new(""));
+    let store = Store::open(root).map_err(image::Error::from)?;
+    let snapshot = SnapshotImage {
+        image: recovery.image.clone(),
+        manifest_digest: recovery.manifest_digest,
+        layers: recovery.layers,
+    };
+    let mut found = image::find_snapshot(&store, &snapshot)?;
+    found.record.descriptor.digest = recovery.image_digest;
+    if !recovery.is_reference {
+        found.record.reference = None;
+    }
+    let leased = Leased::held(&store, &found, &target)?;
+    serving_leased(store, &found, leased, target, options, Readers::Others)
+}
+
 fn serving_found(
     store: Store,
     found: &Found,
@@ -117,10 +153,29 @@ fn serving_found(
     readers: Readers,
 ) -> Result<Serving> {
     let leased = Leased::new(&store, found, &target)?;
+    serving_leased(store, found, leased, target, options, readers)
+}
+
+fn serving_leased(
+    store: Store,
+    found: &Found,
+    leased: Leased,
+    target: Target,
+    mut options: MountOptions,
+    readers: Readers,
+) -> Result<Serving> {
     if options.upper.is_some() && (options.as_lower || options.layers) {
         let reason = "as_lower and layers go without upperdir=, of which nothing is hidden";
         return Err(Error::Unsupported(reason.into()));
     }
+    options.root = Some(store.root().to_owned());
+    let recovery = options.upper.is_none().then(|| Recovery {
+        image: leased.name.clone(),
+        is_reference: found.record.reference.is_some(),
+        image_digest: found.record.descriptor.digest,
+        manifest_digest: found.manifest_descriptor.digest,
+        layers: found.config.rootfs.diff_ids.len(),
+    });
     let mut chain = match options.layers {
         true => image::layers(&store, found)?,
         false => image::chain(&store, found)?,
@@ -136,6 +191,7 @@ fn serving_found(
         upper,
         ..leased.shown
     };
+    serving.recovery = recovery;
     serving.hold = Some(leased.hold);
     // An image that was removed while it was mounted goes now.
     serving.on_end = Some(Box::new(move || {
@@ -165,6 +221,19 @@ impl Leased {
     /// [`image::Error::NotStored`] when it has been removed, or what taking a lease reports.
     pub(super) fn new(store: &Store, found: &Found, target: &Target) -> Result<Leased> {
         refuse_to_cover(store, target)?;
+        if let Err(error) = store.tidy_if_free(SystemTime::now()) {
+            log::info!("cannot tidy up the store: {}", cause::chain(&error));
+        }
+        let leased = Leased::held(store, found, target)?;
+        // From here on it stays; before, it may have been removed.
+        match is_kept(store, found).map_err(image::Error::from)? {
+            true => Ok(leased),
+            false => Err(image::Error::NotStored.into()),
+        }
+    }
+
+    /// As [`Leased::new`], where it is certain that it is there: somebody keeps it.
+    fn held(store: &Store, found: &Found, target: &Target) -> Result<Leased> {
         let name = match &found.record.reference {
             Some(reference) => reference.to_string(),
             None => found.id().to_string(),
@@ -179,14 +248,7 @@ impl Leased {
                 found.manifest_descriptor.digest,
             ],
         };
-        if let Err(error) = store.tidy_if_free(SystemTime::now()) {
-            log::info!("cannot tidy up the store: {}", cause::chain(&error));
-        }
         let lease = take_lease(store, &record)?;
-        // From here on it stays; before, it may have been removed.
-        if !is_kept(store, found).map_err(image::Error::from)? {
-            return Err(image::Error::NotStored.into());
-        }
         let diff_ids = found.config.rootfs.diff_ids.iter().rev();
         let shown = MountRecord {
             image: Some(name.clone()),

@@ -19,9 +19,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 
 use super::attach::Place;
+use super::caller::Caller;
 use super::error::{Error, Result};
 use super::image::{Leased, tidy};
-use super::{Mounted, Ready, Target, daemon, kernel, path_text, policy, record, shared};
+use super::serve::detach;
+use super::{Mounted, Target, daemon, kernel, path_text, policy, record, shared};
 use crate::image::Found;
 use crate::options::MountOptions;
 use crate::store::{Container, Store};
@@ -160,10 +162,7 @@ impl KernelMount {
     /// # Errors
     /// Why there is no mount; nothing is left behind then.
     pub(super) fn keep_detached(self) -> Result<Mounted> {
-        daemon::detached(|ready| {
-            daemon::leave_directory()?;
-            self.keep(ready)
-        })
+        daemon::detached(|caller| self.keep(caller))
     }
 
     /// Attaches the mount, and returns when it is gone.
@@ -171,10 +170,10 @@ impl KernelMount {
     /// # Errors
     /// Why there is no mount.
     pub(super) fn keep_here(self) -> Result<()> {
-        self.keep(|| Ok(()))
+        self.keep(&Caller::none())
     }
 
-    fn keep(self, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn keep(self, caller: &Caller) -> Result<()> {
         let KernelMount {
             store,
             mount,
@@ -185,6 +184,7 @@ impl KernelMount {
             guard,
             ..
         } = self;
+        caller.leave_directory()?;
         let signals = Signals::take(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
             .map_err(Error::system("cannot take signals"))?;
         let own = sys::identity(mount.as_fd(), false)
@@ -198,22 +198,20 @@ impl KernelMount {
             .map_err(Error::system("cannot put the mount in its place"))?;
         // No descriptor into the mount stays open, or nobody could unmount it.
         drop((mount, directory));
-        let told = (leased.on_ready)(Ready {
-            pid: std::process::id(),
-            mount_id: Some(own.id),
-        });
-        let told = told.map_err(Error::system("cannot record the mount"));
+        let told = daemon::tell_ready(Some(leased.on_ready), Some(own));
         drop(guard);
-        if let Err(error) = told.and_then(|()| ready()) {
-            daemon::detach(Some(own));
+        if let Err(error) = told.and_then(|()| caller.leave_streams()) {
+            detach(own);
             return Err(error);
         }
-        while let Some(signal) = signals
+        caller.ready();
+        while signals
             .wait(&end)
             .map_err(Error::system("cannot wait for signals"))?
+            .is_some()
         {
-            log::info!("signal {signal}: detaching the mount");
-            daemon::detach(Some(own));
+            log::info!("a signal: detaching the mount");
+            detach(own);
         }
         // Who unmounts waits until everything is done.
         let ended = end_of(&store, container);

@@ -38,6 +38,7 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
             2 => Some(OverrideKey::Containers),
             _ => None,
         },
+        marks: writable::marks(&options),
     };
     let stack = Stack::new(lowers, data_only, stack_options).map_err(|source| Error::Layer {
         path: options.lowers.first().cloned().unwrap_or_default(),

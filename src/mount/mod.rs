@@ -4,10 +4,12 @@
 //! [`unmount()`] takes a mount away, and [`mounts`] lists those that live.
 
 mod attach;
+mod caller;
 mod container;
 mod daemon;
 mod error;
 mod fusermount;
+mod holder;
 pub mod image;
 mod keeper;
 mod kernel;
@@ -16,10 +18,12 @@ mod mountinfo;
 mod policy;
 mod record;
 mod remount;
+mod serve;
 mod shared;
 mod syslog;
 mod text;
 mod unmount;
+pub mod upgrade;
 mod view;
 mod writable;
 
@@ -41,7 +45,7 @@ pub use shared::{make_mount_point, mount_shared, unmount_shared};
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};
-pub use view::{ContainerView, container_view, flush_container};
+pub use view::{ContainerView, container_marks, container_view, flush_container};
 
 use crate::options::MountOptions;
 use crate::overlay::Overlay;
@@ -49,7 +53,7 @@ use crate::overlay::Overlay;
 /// What is known once a mount is there.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    /// The process that serves it.
+    /// The process that serves it, or has it served.
     pub pid: u32,
     /// The number of the mount in `/proc/self/mountinfo`; unknown when somebody else mounted.
     pub mount_id: Option<u64>,
@@ -73,6 +77,8 @@ pub struct Serving {
     pub options: MountOptions,
     /// What others can learn of it.
     pub record: MountRecord,
+    /// How another process can serve the same, if it can.
+    pub recovery: Option<image::Recovery>,
     /// Kept by the serving process as long as the mount lives, such as a locked file. It is dropped
     /// in the caller as well, so dropping it must do no more than close what a fork shares.
     pub hold: Option<Box<dyn Send>>,
@@ -97,6 +103,7 @@ impl Serving {
             target,
             options,
             record: MountRecord::default(),
+            recovery: None,
             hold: None,
             on_ready: None,
             on_end: None,

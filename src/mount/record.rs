@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -45,6 +45,10 @@ pub struct MountRecord {
     pub upper: Option<String>,
     /// What is below, topmost first: directories (as [`super::path_text`] has them), or the diffIDs of an image's layers.
     pub layers: Vec<String>,
+    /// Of a mount that outlives the process that serves it: the numbers of the descriptors by which its holder is
+    /// asked for something, and answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<(RawFd, RawFd)>,
 }
 
 /// A process that serves a mount.
@@ -87,6 +91,14 @@ pub(super) fn publish(record: &MountRecord) -> io::Result<File> {
     file.write_all(&serde_json::to_vec(record)?)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(file)
+}
+
+/// As [`publish`]; a mount that cannot be published lives all the same.
+pub(super) fn publish_or_not(record: &MountRecord) -> Option<File> {
+    let published = publish(record);
+    published
+        .inspect_err(|error| log::debug!("the mount will be listed without details: {error}"))
+        .ok()
 }
 
 /// The processes that serve mounts of this mount namespace and may be looked at.
@@ -188,6 +200,7 @@ mod tests {
             image: Some("docker.io/library/a:b".into()),
             upper: None,
             layers: vec!["/a".into(), "/b,c".into()],
+            control: None,
         };
         let own = std::process::id();
         let owners = HashSet::from([nix::unistd::geteuid().as_raw()]);

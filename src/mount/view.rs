@@ -8,7 +8,7 @@ use super::writable::{self, Readers};
 use super::{mountinfo, path_text, record};
 use crate::image::{self, Found};
 use crate::options::MountOptions;
-use crate::overlay::Overlay;
+use crate::overlay::{Namespace, Overlay};
 use crate::store::{self, Container, Store};
 
 /// A container that is looked at.
@@ -66,6 +66,12 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
         in_use,
         _held: held,
     }))
+}
+
+/// The marks that count in the directories of this user's containers.
+#[must_use]
+pub fn container_marks() -> Namespace {
+    writable::marks(&MountOptions::default())
 }
 
 /// Brings what programs have written in a container that is mounted into its directory; `false` if its

@@ -5,6 +5,7 @@
 //! that these do not know. Those of our own containers are ours.
 
 use super::error::{Error, Result};
+use crate::layer::directory::namespace_of_process;
 use crate::options::MountOptions;
 use crate::overlay::{Namespace, Overlay, OverlayOptions};
 use crate::union::Union;
@@ -54,6 +55,19 @@ pub(super) fn kept(options: &MountOptions, readers: Readers) -> Result<OverlayOp
         volatile: options.volatile,
         ids: options.ids.clone(),
         // An ordinary user can give files to nobody.
-        override_stat: options.xattr_permissions == 2 || !nix::unistd::geteuid().is_root(),
+        override_stat: overrides_stat(options),
     })
+}
+
+fn overrides_stat(options: &MountOptions) -> bool {
+    options.xattr_permissions == 2 || !nix::unistd::geteuid().is_root()
+}
+
+/// The marks that count in directories which were made by mounts with these options.
+pub(super) fn marks(options: &MountOptions) -> Namespace {
+    if options.userxattr || overrides_stat(options) {
+        Namespace::User
+    } else {
+        namespace_of_process()
+    }
 }

@@ -14,6 +14,7 @@ use super::{NodeNumber, Result, Union};
 use crate::layer::FileKind;
 use crate::layer::directory::{Marks, Opacity, Redirect};
 use crate::sys::at::RootFd;
+use crate::whiteout::Namespace;
 
 /// What happened to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,34 +40,40 @@ struct Place<'a> {
 
 struct Walk<'a> {
     base: &'a Union,
+    marks: Namespace,
     emit: &'a mut dyn FnMut(Change, &[u8]),
 }
 
-/// Tells what the directory `upper` changes of `base`, with paths from the root, each directory
-/// before what is in it.
+/// Tells what the directory `upper`, whose marks are in the namespace `marks`, changes of `base`, with paths from the
+/// root, each directory before what is in it.
 ///
 /// # Errors
 /// What reading either of them reports.
-pub fn changes(base: &Union, upper: &Path, emit: &mut dyn FnMut(Change, &[u8])) -> Result<()> {
+pub fn changes(
+    base: &Union,
+    upper: &Path,
+    marks: Namespace,
+    emit: &mut dyn FnMut(Change, &[u8]),
+) -> Result<()> {
     let doing = failed("reading the upper");
     let root = RootFd::open(upper)
         .and_then(|root| root.listable(b""))
         .map_err(&doing)?;
-    let marks = Marks::read(&root, b"").map_err(&doing)?;
-    let below = (marks.opacity != Opacity::Opaque).then_some(NodeNumber::ROOT);
+    let root_marks = Marks::read(&root, b"", marks).map_err(&doing)?;
+    let below = (root_marks.opacity != Opacity::Opaque).then_some(NodeNumber::ROOT);
     let place = Place {
-        upper: Some((&root, &marks)),
+        upper: Some((&root, &root_marks)),
         below,
         before: Some(NodeNumber::ROOT),
         path: b"",
     };
-    Walk { base, emit }.directory(&place)
+    Walk { base, marks, emit }.directory(&place)
 }
 
 impl Walk<'_> {
     fn directory(&mut self, place: &Place<'_>) -> Result<()> {
         let own = match place.upper {
-            Some((directory, marks)) => entries(directory, marks)?,
+            Some((directory, marks)) => entries(directory, marks, self.marks)?,
             None => BTreeMap::new(),
         };
         let mut names: BTreeSet<Vec<u8>> = own.keys().cloned().collect();
@@ -107,7 +114,7 @@ impl Walk<'_> {
                     };
                     let doing = failed("reading the upper");
                     let directory = parent.listable(&name).map_err(&doing)?;
-                    let marks = Marks::read(&directory, b"").map_err(&doing)?;
+                    let marks = Marks::read(&directory, b"", self.marks).map_err(&doing)?;
                     let below = match (&marks.opacity, &marks.redirect) {
                         (Opacity::Opaque, _) => None,
                         (_, None) => below,
@@ -175,7 +182,11 @@ impl Walk<'_> {
 }
 
 /// The entries of an upper directory; `None` is a whiteout.
-fn entries(directory: &RootFd, marks: &Marks) -> Result<BTreeMap<Vec<u8>, Option<FileKind>>> {
+fn entries(
+    directory: &RootFd,
+    marks: &Marks,
+    namespace: Namespace,
+) -> Result<BTreeMap<Vec<u8>, Option<FileKind>>> {
     let doing = failed("reading a directory of the upper");
     let mut names = Vec::new();
     directory
@@ -191,7 +202,9 @@ fn entries(directory: &RootFd, marks: &Marks) -> Result<BTreeMap<Vec<u8>, Option
             Some(FileKind::CharDevice) => stat.rdev == (0, 0),
             Some(FileKind::Regular) if stat.size == 0 => {
                 marks.opacity == Opacity::HasWhiteouts
-                    && Marks::read(directory, &name).map_err(&doing)?.whiteout
+                    && Marks::read(directory, &name, namespace)
+                        .map_err(&doing)?
+                        .whiteout
             }
             _ => false,
         };

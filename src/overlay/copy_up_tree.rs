@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::copy_up::Want;
-use super::directory::Entry;
+use super::directory::{Contents, Entry};
 use super::engine::Engine;
 use super::node::Node;
 use super::publish::restore_times;
 use super::rename::Place;
 use super::upper::failed;
 use crate::layer::FileKind;
+use crate::sys::writable::WritableDir;
 use crate::union::{NodeNumber, Result};
 
 impl Engine {
@@ -127,17 +128,27 @@ impl Engine {
             .collect();
         contents.hide_base(offsets);
         contents.has_xattr_whiteouts = false;
+        self.remove_whiteouts(&directory, &mut contents, whiteouts);
+        Ok(())
+    }
+
+    /// Removes whiteouts of an opaque directory, which they leave as old as it was.
+    pub(super) fn remove_whiteouts(
+        &self,
+        directory: &WritableDir,
+        contents: &mut Contents,
+        whiteouts: Vec<Vec<u8>>,
+    ) {
         if whiteouts.is_empty() {
-            return Ok(());
+            return;
         }
         let before = directory.at(b"").stat();
-        let before = before.map_err(failed("reading times of a directory"))?;
         for name in whiteouts {
-            directory
-                .unlink(&name)
-                .map_err(failed("removing a whiteout that hides nothing"))?;
+            self.remove_whiteout(directory, contents, &name);
         }
-        restore_times(&directory, (before.atime, before.mtime));
-        Ok(())
+        match before {
+            Ok(before) => restore_times(directory, (before.atime, before.mtime)),
+            Err(error) => log::warn!("cannot restore the times of a directory: {error}"),
+        }
     }
 }

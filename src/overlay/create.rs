@@ -14,7 +14,7 @@ use super::directory::{Contents, Entry, Inheritance};
 use super::engine::{Engine, check_new_name};
 use super::node::{Node, Stage, State};
 use super::request::Caller;
-use super::upper::{Owner, Temporary, failed};
+use super::upper::{Looks, Owner, Temporary, failed};
 use crate::layer::FileKind;
 use crate::sys::identity::Identity;
 use crate::sys::writable::{At, WritableDir};
@@ -99,13 +99,14 @@ impl Engine {
             Err(error) => {
                 // Whoever looks it up tries again.
                 contents.set_object(name, 0, 0, in_base);
-                return Err(error);
+                return Err(error.in_doubt());
             }
         };
-        let node = self.hold_new(&parent, name, new.kind, looks.stat.ino);
+        let node = self.hold_new(&parent, name, new.kind, &looks);
         contents.set_object(name, looks.stat.ino, node.number, in_base);
         let mut attributes = looks.attributes();
         (attributes.node, attributes.ino) = (NodeNumber(node.number), node.ino);
+        attributes.generation = node.generation;
         Ok((node, attributes, file))
     }
 
@@ -264,9 +265,10 @@ impl Engine {
         parent: &Arc<Node>,
         name: &[u8],
         kind: FileKind,
-        upper_ino: u64,
+        looks: &Looks,
     ) -> Arc<Node> {
-        let mut number = self.upper_number(upper_ino);
+        let upper_ino = looks.stat.ino;
+        let mut number = self.numbers.of_upper(upper_ino);
         loop {
             let (node, is_new) = self.table.hold_or(number, || {
                 let state = State {
@@ -274,7 +276,8 @@ impl Engine {
                     upper_ino,
                     ..State::base(Some((Arc::clone(parent), Box::from(name))))
                 };
-                let node = Node::new(number, kind, None, state);
+                let mut node = Node::new(number, kind, None, state);
+                node.generation = looks.generation();
                 if let Some(contents) = &node.contents {
                     contents.write().is_read = true;
                 }
@@ -286,7 +289,7 @@ impl Engine {
             }
             // Somebody still knows what had this inode before.
             self.release(number, 1);
-            number = self.dynamic_number();
+            number = self.numbers.fresh();
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The writable engine: what all verbs share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use nix::errno::Errno;
@@ -9,15 +8,13 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::index::Index;
 use super::node::{Node, ROOT, Stage, State, Table};
+use super::number::Numbers;
 use super::upper::{Looks, Upper};
 use crate::layer::FileKind;
 use crate::union::{Attributes, Error, NodeNumber, Result, Union};
 
 /// Longest name of a directory entry.
 const NAME_MAX: usize = 255;
-
-/// Set in numbers that follow from nothing.
-const DYNAMIC: u64 = 1 << 63;
 
 /// A base, an upper, and the nodes in use.
 #[derive(Debug)]
@@ -30,9 +27,7 @@ pub(super) struct Engine {
     pub(super) tree: RwLock<()>,
     /// Nodes that stand for another one, which was replaced while it was in use; by its number.
     pub(super) replaced: Mutex<HashMap<u64, u64>>,
-    next_dynamic: AtomicU64,
-    /// What is set in the numbers of objects that came into being in the upper.
-    upper_bit: u64,
+    pub(super) numbers: Numbers,
     /// Kept in use: the table holds nodes, and the root always is one.
     root: Arc<Node>,
 }
@@ -47,20 +42,14 @@ impl Engine {
         let table = Table::new();
         let make = || Node::new(ROOT, FileKind::Directory, Some(ROOT), state);
         let (root, _) = table.hold_or(ROOT, make);
-        let upper_bit = match &base {
-            Union::Chain(_) => 1 << 48,
-            // The numbers of a stack have the number of a file system there.
-            Union::Stack(_) => 1 << 61,
-        };
         Ok(Engine {
+            numbers: Numbers::above(&base),
             base,
             upper,
             table,
             index,
             tree: RwLock::new(()),
             replaced: Mutex::default(),
-            next_dynamic: AtomicU64::new(DYNAMIC + 1),
-            upper_bit,
             root,
         })
     }
@@ -79,21 +68,6 @@ impl Engine {
         match node.kind {
             FileKind::Directory => Ok(node),
             _ => Err(Errno::ENOTDIR.into()),
-        }
-    }
-
-    /// A number that nothing else has or will have.
-    pub(super) fn dynamic_number(&self) -> u64 {
-        self.next_dynamic.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The number of something that came into being in the upper.
-    pub(super) fn upper_number(&self, ino: u64) -> u64 {
-        if ino < self.upper_bit {
-            self.upper_bit | ino
-        } else {
-            // Numbers that large are rare, and stable for as long as the node is in use.
-            self.dynamic_number()
         }
     }
 
@@ -116,7 +90,11 @@ impl Engine {
             if node.kind == FileKind::Directory {
                 self.upper.forget(node.number);
             }
-            let place = node.state.write().place.take();
+            let (place, upper_ino) = {
+                let mut state = node.state.write();
+                (state.place.take(), state.upper_ino)
+            };
+            self.numbers.left(node.number, upper_ino);
             next = place.map(|(parent, _)| (parent.number, 1));
         }
     }
@@ -175,7 +153,7 @@ impl Engine {
     ) -> Result<Attributes> {
         let mut attributes = looks.attributes();
         attributes.node = NodeNumber(node.number);
-        attributes.ino = node.ino;
+        (attributes.ino, attributes.generation) = (node.ino, node.generation);
         if let Some(contents) = &node.contents {
             let contents = contents.read();
             // As in the kernel: programs then do not count subdirectories.

@@ -260,6 +260,7 @@ impl Engine {
             _ => return Err(Errno::EINVAL.into()),
         }
         let write = request.write || request.truncate;
+        let may_be_cut = node.stage() != Stage::Upper;
         if write {
             let keep = if request.truncate { 0 } else { u64::MAX };
             if request.lower_is_live {
@@ -269,8 +270,11 @@ impl Engine {
         }
         let content = if node.stage() == Stage::Upper {
             let file = self.open_upper(&node, write)?;
-            if request.truncate {
-                data::truncate(&file, 0).map_err(failed("truncating in the upper"))?;
+            if request.truncate
+                && let Err(error) = data::truncate(&file, 0)
+            {
+                let error = failed("truncating in the upper")(error);
+                return Err(if may_be_cut { error.in_doubt() } else { error });
             }
             Content::Upper(Arc::new(file))
         } else {

@@ -10,7 +10,7 @@ use super::engine::{Engine, check_new_name};
 use super::node::{Node, Stage};
 use super::upper::failed;
 use crate::layer::FileKind;
-use crate::union::{Attributes, NodeNumber, Result};
+use crate::union::{Attributes, Error, NodeNumber, Result};
 
 impl Engine {
     /// See [`super::Overlay::link`].
@@ -56,7 +56,7 @@ impl Engine {
             None => false,
         };
         let directory = self.upper.directory(&parent)?;
-        if node.base.is_some() || node.ino != self.upper_number(node.state.read().upper_ino) {
+        if node.base.is_some() || node.ino != self.numbers.of_upper(node.state.read().upper_ino) {
             self.mark_impure(&directory, &mut contents)?;
         }
         // One too many is harmless, one too few would lose the entry too early.
@@ -82,7 +82,7 @@ impl Engine {
         let upper_ino = node.state.read().upper_ino;
         contents.set_object(name, upper_ino, node.number, in_base);
         drop(contents);
-        let attributes = self.attributes_of(&node)?;
+        let attributes = self.attributes_of(&node).map_err(Error::in_doubt)?;
         self.table.hold_again(&node);
         Ok(attributes)
     }

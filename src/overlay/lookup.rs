@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nix::errno::Errno;
-use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
-
 use super::directory::{Contents, Entry, Object};
 use super::engine::{Engine, check_name, parent_of};
 use super::node::{Node, Stage, State};
@@ -74,78 +71,6 @@ impl Engine {
                 None => Ok(None),
             },
         }
-    }
-
-    /// What is in a directory, read now or before.
-    pub(super) fn contents<'a>(
-        &self,
-        directory: &'a Arc<Node>,
-    ) -> Result<RwLockReadGuard<'a, Contents>> {
-        let contents = directory.contents.as_ref().ok_or(Errno::ENOTDIR)?;
-        let read = contents.read();
-        if read.is_read {
-            return Ok(read);
-        }
-        drop(read);
-        Ok(RwLockWriteGuard::downgrade(self.contents_mut(directory)?))
-    }
-
-    /// The same, to change it.
-    pub(super) fn contents_mut<'a>(
-        &self,
-        directory: &'a Arc<Node>,
-    ) -> Result<RwLockWriteGuard<'a, Contents>> {
-        let contents = directory.contents.as_ref().ok_or(Errno::ENOTDIR)?;
-        let mut contents = contents.write();
-        if !contents.is_read {
-            self.read_directory(directory, &mut contents)?;
-        }
-        Ok(contents)
-    }
-
-    fn read_directory(&self, node: &Arc<Node>, contents: &mut Contents) -> Result<()> {
-        let doing = failed("reading a directory of the upper");
-        let directory = self.upper.directory(node)?;
-        let names = &self.upper.names;
-        let own = directory.at(b"");
-        let opaque = own.xattr(&names.opaque).map_err(&doing)?;
-        contents.has_xattr_whiteouts = opaque.as_deref() == Some(b"x");
-        if opaque.as_deref() == Some(b"y") {
-            contents.base = None;
-            // What made it opaque may have ended before they were removed.
-            contents.has_xattr_whiteouts = names.opaque.starts_with(b"user.");
-        }
-        contents.impure = own.xattr(&names.impure).map_err(&doing)?.is_some();
-        let mut found = Vec::new();
-        let listed = directory.entries(&mut |entry| {
-            let kind = FileKind::from_mode(u32::from(entry.d_type) << 12);
-            found.push((entry.name.to_vec(), entry.ino, kind));
-        });
-        listed.map_err(&doing)?;
-        for (name, ino, kind) in found {
-            let is_doubtful = match kind {
-                Some(FileKind::CharDevice) | None => true,
-                Some(FileKind::Regular) => contents.has_xattr_whiteouts,
-                Some(_) => false,
-            };
-            if is_doubtful {
-                let at = directory.at(&name);
-                let stat = at.stat().map_err(&doing)?;
-                let by_attribute = contents.has_xattr_whiteouts;
-                if self
-                    .upper
-                    .is_whiteout(at, &stat, by_attribute)
-                    .map_err(&doing)?
-                {
-                    contents.set_whiteout(&name);
-                    continue;
-                }
-            }
-            let in_base = self.base_has(contents, &name)?;
-            contents.set_object(&name, ino, 0, in_base);
-        }
-        contents.is_read = true;
-        Ok(())
     }
 
     /// Whether the base shows that name in a directory, if nothing hides it.
@@ -248,7 +173,7 @@ impl Engine {
     /// The same, where the node of that number was replaced and is still in use.
     fn replacement(&self, number: u64) -> u64 {
         let mut replaced = self.replaced.lock();
-        *(replaced.entry(number)).or_insert_with(|| self.dynamic_number())
+        *(replaced.entry(number)).or_insert_with(|| self.numbers.fresh())
     }
 
     /// The node of something that the upper has.
@@ -406,7 +331,7 @@ impl Engine {
         let mut number = own.map(|own| self.current_number(own));
         let mut shown = own;
         loop {
-            let candidate = number.unwrap_or_else(|| self.upper_number(looks.stat.ino));
+            let candidate = number.unwrap_or_else(|| self.numbers.of_upper(looks.stat.ino));
             let ino = shown.unwrap_or(candidate);
             let (node, is_new) = self.table.hold_or(candidate, || {
                 let indexed = !is_directory && own.is_some_and(|own| self.index.is_copied(own));
@@ -421,6 +346,9 @@ impl Engine {
                 let mut node = Node::new(candidate, looks.kind, base, state);
                 node.linked_in_base = linked;
                 node.ino = ino;
+                if own.is_none() {
+                    node.generation = looks.generation();
+                }
                 node
             });
             if is_new {
@@ -442,7 +370,7 @@ impl Engine {
                 Some(own) if is_former => self.replacement(own),
                 _ => {
                     shown = None;
-                    self.dynamic_number()
+                    self.numbers.fresh()
                 }
             });
         }

@@ -7,7 +7,7 @@
 //! # Identity
 //! What the base has keeps the number that it has there: after it was copied up, renamed, or
 //! mounted again (`overlay.plyfs.origin` in the upper says so). What came into being in the upper has the
-//! number of its inode there, with a bit above all numbers of the base. Names of one inode are one
+//! number of its inode there, with a bit above all numbers of the base (see [`number`]). Names of one inode are one
 //! node, in the base, in the upper, and where some are here and some there (see [`index`]). A
 //! number is never given to something else while anybody knows it. `st_ino` is the number of the
 //! node, except where a node had to be replaced while the kernel was reading its lower file
@@ -32,6 +32,7 @@
 
 mod acl;
 mod changes;
+mod contents;
 mod copy_up;
 mod copy_up_tree;
 mod create;
@@ -43,6 +44,7 @@ mod link;
 mod list;
 mod lookup;
 mod node;
+mod number;
 mod publish;
 mod query;
 mod remove;
@@ -64,12 +66,13 @@ use nix::errno::Errno;
 pub use crate::layer::Timestamp;
 pub use crate::union::{Attributes, Error, Listed, NodeNumber, OpenContent, Result, Totals, Union};
 
+pub use crate::whiteout::Namespace;
 pub use changes::{Change, changes};
 pub use file::OverlayFile;
 pub use query::Origin;
 pub use request::{
-    Caller, Namespace, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space,
-    TimeChange, XattrChange,
+    Caller, OpenRequest, Opened, OverlayOptions, RenameFlags, SetAttributes, Space, TimeChange,
+    XattrChange,
 };
 
 use engine::Engine;
@@ -142,6 +145,15 @@ impl Overlay {
         match &self.kind {
             Kind::ReadOnly(_) => Ok(()),
             Kind::Writable(engine) => engine.upper.shut_down(),
+        }
+    }
+
+    /// The namespace of the marks in the upper, if there is one.
+    #[must_use]
+    pub fn marks(&self) -> Option<Namespace> {
+        match &self.kind {
+            Kind::ReadOnly(_) => None,
+            Kind::Writable(engine) => Some(engine.upper.names.namespace),
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Node {
     pub(super) number: u64,
     /// What users see as `st_ino`.
     pub(super) ino: u64,
+    /// See [`crate::union::Attributes::generation`].
+    pub(super) generation: u32,
     /// Its kind, for ever.
     pub(super) kind: FileKind,
     /// The object of the base that it came from.
@@ -86,6 +88,7 @@ impl Node {
         Node {
             number,
             ino: number,
+            generation: 0,
             kind,
             base,
             linked_in_base: false,

@@ -27,7 +27,7 @@ impl Engine {
                 return Err(Errno::ESTALE.into());
             }
         }
-        let number = self.dynamic_number();
+        let number = self.numbers.fresh();
         match node.stage() {
             Stage::Base => {
                 let copy = self.copy(node, Want::Data(keep), &Wish::default())?;
@@ -93,11 +93,14 @@ impl Engine {
                 state.indexed = true;
             }
             drop(still);
-            let linked = self.link_from_index(node, number);
+            // Everybody sees the copy by now, as it was wished.
+            if let Err(error) = self.link_from_index(node, number) {
+                log::warn!("a changed file has no name in the upper: {error}");
+            }
             if let Some(number) = number {
                 self.detach(node, number);
             }
-            return linked;
+            return Ok(());
         }
         loop {
             let place = node.state.read().place.clone();

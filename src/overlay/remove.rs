@@ -104,6 +104,20 @@ impl Engine {
         self.upper.make_whiteout(directory, name).map(drop)
     }
 
+    /// Removes a whiteout that hides nothing. What cannot be removed stays known for what it is.
+    pub(super) fn remove_whiteout(
+        &self,
+        directory: &WritableDir,
+        contents: &mut Contents,
+        name: &[u8],
+    ) {
+        contents.remove(name);
+        if let Err(error) = directory.unlink(name) {
+            log::warn!("cannot remove a whiteout that hides nothing: {error}");
+            contents.set_whiteout(name);
+        }
+    }
+
     /// Says that a directory has whiteouts by attribute; before it has the first, which would be an
     /// empty file otherwise.
     pub(super) fn mark_whiteouts(

@@ -208,7 +208,7 @@ impl Engine {
             let mut contents = self.contents_mut(from.directory)?;
             if source_in_base {
                 contents.set_whiteout(from.name);
-            } else {
+            } else if let Some(Entry::Object(_)) = contents.get(from.name) {
                 contents.remove(from.name);
             }
         }
@@ -224,11 +224,7 @@ impl Engine {
         self.arrived(from, to, source, target_in_base)?;
         if let Some(left) = left {
             self.leave(from, left, source_in_base)
-                .map_err(|error| Error {
-                    // What is at both names must be asked for again.
-                    errno: Errno::EIO,
-                    ..error
-                })?;
+                .map_err(Error::in_doubt)?;
         }
         Ok(true)
     }
@@ -356,21 +352,14 @@ impl Engine {
         if node.stage() == Stage::Base || self.contents(node)?.entries().next().is_none() {
             return Ok(None);
         }
-        let looks = self.upper.looks(self.upper.reach(node)?.at())?;
         let empty = self.upper.temporary_directory()?;
+        // It stays if the rename fails.
+        let ino = (self.upper).copy_looks(self.upper.reach(node)?.at(), empty.at())?;
         let opaque = empty.at().set_xattr(&self.upper.names.opaque, b"y", 0);
         opaque.map_err(failed("marking a directory as opaque"))?;
-        self.upper
-            .set_first_owner(empty.at(), FileKind::Directory, (0, 0), looks.owner)?;
-        if !self.upper.override_stat {
-            self.upper
-                .set_permissions(empty.at(), looks.owner.permissions)?;
-        }
         let directory = self.upper.directory(place.directory)?;
         let replaced = empty.exchange(&directory, place.name)?;
         self.upper.forget(node.number);
-        let stat = directory.at(place.name).stat();
-        let ino = stat.map_err(failed("reading attributes in the upper"))?.ino;
         node.state.write().upper_ino = ino;
         self.contents_mut(node)?.hide_base(Vec::new());
         let in_base = self.base_has(&*self.contents(place.directory)?, place.name)?;
@@ -408,10 +397,7 @@ impl Engine {
             if needs_whiteout {
                 return Ok(());
             }
-            // Hides nothing; best effort, since the rename is done.
-            if let Err(error) = old.unlink(from.name) {
-                log::warn!("cannot remove a whiteout that hides nothing: {error}");
-            }
+            self.remove_whiteout(&old, &mut *self.contents_mut(from.directory)?, from.name);
             return Ok(());
         }
         if !needs_whiteout {

@@ -50,10 +50,8 @@ impl Engine {
         let by_attribute = self.contents(to.directory)?.has_xattr_whiteouts;
         self.mark_whiteouts(old, &mut *self.contents_mut(from.directory)?, by_attribute)?;
         if let Err(error) = exchange() {
-            if at_target.is_none()
-                && let Err(error) = new.unlink(to.name)
-            {
-                log::warn!("cannot remove a whiteout that hides nothing: {error}");
+            if at_target.is_none() {
+                self.remove_whiteout(new, &mut *self.contents_mut(to.directory)?, to.name);
             }
             return Err(doing(error));
         }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::file::OverlayFile;
 use super::{NodeNumber, Timestamp};
 use crate::idmap::IdMap;
+use crate::layer::directory::namespace_of_process;
+use crate::whiteout::Namespace;
 
 /// On whose behalf something is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,15 +93,6 @@ pub enum XattrChange {
     Replace,
 }
 
-/// In which namespace the upper keeps its marks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Namespace {
-    /// `trusted.overlay.`, which only the privileged can write and see.
-    Trusted,
-    /// `user.overlay.`
-    User,
-}
-
 /// How a writable overlay keeps things.
 #[derive(Clone, Debug, Default)]
 pub struct OverlayOptions {
@@ -115,6 +108,19 @@ pub struct OverlayOptions {
     /// Owner, mode and kind are kept in `user.containers.override_stat`, since the process may not
     /// set them.
     pub override_stat: bool,
+}
+
+impl OverlayOptions {
+    /// The namespace of the marks of an upper, and of what were uppers once, for a process that does not try
+    /// which it can write.
+    #[must_use]
+    pub fn marks(&self) -> Namespace {
+        match self.namespace {
+            Some(namespace) => namespace,
+            None if self.override_stat => Namespace::User,
+            None => namespace_of_process(),
+        }
+    }
 }
 
 /// Figures of the file system that holds the upper, for statfs(2).

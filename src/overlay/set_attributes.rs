@@ -6,13 +6,13 @@ use nix::errno::Errno;
 
 use super::copy_up::{Want, Wish};
 use super::engine::Engine;
-use super::node::Node;
+use super::node::{Node, Stage};
 use super::request::{SetAttributes, TimeChange};
 use super::upper::{failed, without_set_id};
 use crate::layer::FileKind;
 use crate::sys::data;
 use crate::sys::writable::{At, NewTime};
-use crate::union::{Attributes, NodeNumber, Result};
+use crate::union::{Attributes, Error, NodeNumber, Result};
 
 impl Engine {
     /// See [`super::Overlay::set_attributes`].
@@ -48,6 +48,8 @@ impl Engine {
         if kill_privileges && node.kind != FileKind::Directory {
             self.drop_privileges(&node)?;
         }
+        // No more is copied than what is to stay.
+        let may_be_cut = size.is_some() && node.stage() != Stage::Upper;
         if let Some(size) = size {
             self.copy_up(&node, Want::Data(size))?;
         } else if changes_owner || changes_times || permissions.is_some() {
@@ -59,7 +61,7 @@ impl Engine {
             };
             if self.copy_up_as(&node, Want::Attributes, &wish)? {
                 let _still = self.still();
-                return self.attributes_of(&node);
+                return self.attributes_of(&node).map_err(Error::in_doubt);
             }
         } else {
             let _still = self.still();
@@ -69,9 +71,11 @@ impl Engine {
         let reach = self.upper.reach(&node)?;
         let at = reach.at();
         if let Some(size) = size {
-            let doing = failed("truncating in the upper");
-            let file = at.open(true).map_err(&doing)?;
-            data::truncate(&file, size).map_err(doing)?;
+            let truncated = at.open(true).and_then(|file| data::truncate(&file, size));
+            if let Err(error) = truncated {
+                let error = failed("truncating in the upper")(error);
+                return Err(if may_be_cut { error.in_doubt() } else { error });
+            }
         }
         if changes_owner {
             self.upper.set_owner(at, uid, gid)?;
@@ -86,7 +90,7 @@ impl Engine {
                 .map_err(failed("setting times in the upper"))?;
         }
         node.forget_inheritance();
-        self.attributes_of(&node)
+        self.attributes_of(&node).map_err(Error::in_doubt)
     }
 
     /// Clears set-id bits and the file capability; copies nothing up that has neither.

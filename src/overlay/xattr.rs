@@ -15,7 +15,6 @@ use super::request::XattrChange;
 use super::upper::failed;
 use crate::sys::writable::At;
 use crate::union::{NodeNumber, Result};
-use crate::whiteout::{shown_xattr_name, stored_xattr_name};
 
 const ESCAPE: &[u8] = b"user.containers.override_";
 const STAT: &[u8] = b"user.containers.override_stat";
@@ -32,7 +31,7 @@ impl Engine {
                 return Some(Cow::Owned([ESCAPE, name].concat()));
             }
         }
-        stored_xattr_name(name)
+        self.upper.names.namespace.stored_name(name)
     }
 
     fn shown_name<'a>(&self, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
@@ -44,7 +43,7 @@ impl Engine {
                 return Some(Cow::Borrowed(escaped));
             }
         }
-        shown_xattr_name(name)
+        self.upper.names.namespace.shown_name(name)
     }
 
     /// Sets an attribute of an object of the upper, for a copy.

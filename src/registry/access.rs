@@ -6,10 +6,13 @@ use super::client::Registry;
 use super::message::{Request, Response};
 use super::token::{Authorization, Challenge, TokenRequest, unauthorized};
 use super::transport::{Transport, is_stall};
-use super::url::Url;
-use super::{Credentials, Error};
+use super::url::{Url, form};
+use super::{Credentials, Error, RateLimit};
 use crate::cause::chain;
 use crate::oci::RegistryName;
+
+/// Where the API of a registry is.
+const API: &str = "/v2/";
 
 /// A registry, or the part of it that credentials are for.
 pub(super) struct Access {
@@ -75,14 +78,32 @@ impl Access {
         Ok(base)
     }
 
+    /// The address of something below the API's own: `_catalog`, or nothing.
+    pub(super) fn address(&self, what: &str) -> Result<Url, Error> {
+        let api = &self.transport().settings().api;
+        let base = self.base()?;
+        let path = api.path.as_deref().unwrap_or(API);
+        let url = base.join(&format!("{path}{what}"));
+        let url = url.and_then(|url| match &api.mirror_of {
+            Some(name) => url.with_query(&form(&[("ns", name)])),
+            None => Ok(url),
+        });
+        url.map_err(|why| Error::Protocol {
+            url: base.to_string(),
+            why,
+        })
+    }
+
     fn first_that_answers(&self, candidates: [Url; 2]) -> Result<Url, Error> {
         const ATTEMPTS: u32 = 2;
         let mut attempts = 0;
+        let path = self.transport().settings().api.path.as_deref();
+        let path = path.unwrap_or(API);
         loop {
             let begun = std::time::Instant::now();
             let mut first_error = None;
             for base in &candidates {
-                let api = base.join("/v2/").map_err(|why| Error::Protocol {
+                let api = base.join(path).map_err(|why| Error::Protocol {
                     url: base.to_string(),
                     why,
                 })?;
@@ -141,7 +162,8 @@ impl Access {
             let response = self.transport().send(&Request {
                 authorization,
                 ..*request
-            })?;
+            });
+            let response = response.map_err(|error| self.limited(error))?;
             if response.status() != 401 || response.elsewhere {
                 return Ok(response);
             }
@@ -168,6 +190,18 @@ impl Access {
             },
             _ => unauthorized(self.name(), credentials.as_ref()),
         })
+    }
+
+    /// Completes the error of a registry that has answered too many requests.
+    fn limited(&self, error: Error) -> Error {
+        match error {
+            Error::RateLimited(limit) => Error::RateLimited(Box::new(RateLimit {
+                registry: self.name().to_owned(),
+                anonymous: matches!(self.credentials(), Ok(None)),
+                ..*limit
+            })),
+            error => error,
+        }
     }
 
     /// Gets what a registry asks for that answered with status 401.

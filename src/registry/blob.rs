@@ -127,6 +127,17 @@ impl Repository {
     }
 }
 
+/// Reads past what is known already of a blob.
+pub(super) fn skip(reader: &mut dyn Read, known: u64) -> io::Result<()> {
+    if known > 0 {
+        log::debug!("reading past {known} bytes again");
+    }
+    match io::copy(&mut reader.take(known), &mut io::sink())? {
+        skipped if skipped < known => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a header `bytes FIRST-LAST/SIZE` starts at `offset`.
 fn starts_at(header: &str, offset: u64) -> bool {
     header
@@ -186,14 +197,7 @@ impl Body {
                     .open(&self.url, self.own, &self.descriptor, self.position)
                     .map_err(io::Error::other)?;
                 // A server without ranges starts over: what is known already is read past.
-                let known = self.position - start;
-                if known > 0 {
-                    log::debug!("reading past {known} bytes of {} again", self.url);
-                    let skipped = io::copy(&mut inner.by_ref().take(known), &mut io::sink())?;
-                    if skipped < known {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
+                skip(&mut inner, self.position - start)?;
                 inner
             }
         };

@@ -53,8 +53,13 @@ pub(super) fn tls(settings: &Settings, url: &Url, unverified: bool) -> Result<Tl
     if !unverified {
         tls = tls.root_certs(roots(settings, &files)?);
     }
-    if let Some(shown) = files.iter().find(|file| has_extension(file, "cert")) {
-        tls = tls.client_cert(Some(client(shown)?));
+    let shown = files.iter().find(|file| has_extension(file, "cert"));
+    let shown = match &settings.api.client_certificate {
+        Some((certificate, key)) => Some(client(certificate, key.as_deref())?),
+        None => shown.map(|shown| client(shown, None)).transpose()?,
+    };
+    if let Some(shown) = shown {
+        tls = tls.client_cert(Some(shown));
     }
     Ok(tls.build())
 }
@@ -63,7 +68,7 @@ pub(super) fn tls(settings: &Settings, url: &Url, unverified: bool) -> Result<Tl
 fn roots(settings: &Settings, files: &[PathBuf]) -> Result<RootCerts, Error> {
     let mut certificates = Vec::new();
     let needed = files.iter().filter(|file| has_extension(file, "crt"));
-    let needed: Vec<&PathBuf> = settings.extra_ca_file.iter().chain(needed).collect();
+    let needed: Vec<&PathBuf> = settings.extra_ca_files.iter().chain(needed).collect();
     for path in settings.ca_files.iter().chain(needed.iter().copied()) {
         match std::fs::exists(path) {
             Ok(false) if !needed.contains(&path) => continue,
@@ -76,12 +81,14 @@ fn roots(settings: &Settings, files: &[PathBuf]) -> Result<RootCerts, Error> {
     })
 }
 
-/// What is shown to a server that asks who we are.
-fn client(path: &Path) -> Result<ClientCert, Error> {
+/// What is shown to a server that asks who we are; the key is in a file of its own, or beside the
+/// certificate.
+fn client(path: &Path, key: Option<&Path>) -> Result<ClientCert, Error> {
     let (chain, own_key) = read(path)?;
-    let key = match own_key {
-        Some(key) => Some(key),
-        None => read(&path.with_extension("key"))?.1,
+    let key = match (key, own_key) {
+        (Some(key), _) => read(key)?.1,
+        (None, Some(key)) => Some(key),
+        (None, None) => read(&path.with_extension("key"))?.1,
     };
     match key {
         Some(key) => Ok(ClientCert::new_with_certs(&chain, key)),
@@ -148,7 +155,7 @@ mod tests {
         let missing = directory.path().join("missing.pem");
         let settings = |ca: &Path, extra: Option<&Path>| Settings {
             ca_files: vec![ca.to_owned()],
-            extra_ca_file: extra.map(Into::into),
+            extra_ca_files: extra.map(Into::into).into_iter().collect(),
             ..Settings::default()
         };
         assert!(matches!(
@@ -188,6 +195,6 @@ mod tests {
 
         let cert = directory.path().join("us.cert");
         std::fs::write(&cert, "").unwrap();
-        assert!(client(&cert).is_err(), "it has no key");
+        assert!(client(&cert, None).is_err(), "it has no key");
     }
 }

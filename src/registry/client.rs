@@ -191,12 +191,8 @@ impl Repository {
 
     /// The address of something in the repository.
     pub(super) fn address(&self, what: &str) -> Result<Url, Error> {
-        let base = self.base()?;
-        let path = format!("/v2/{}/{what}", self.0.reference.repository());
-        base.join(&path).map_err(|why| Error::Protocol {
-            url: base.to_string(),
-            why,
-        })
+        let repository = self.0.reference.repository();
+        self.0.access.address(&format!("{repository}/{what}"))
     }
 
     /// Sends a request to the registry, with the authorization that it asks for.

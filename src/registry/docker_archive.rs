@@ -85,11 +85,11 @@ impl DockerArchive {
     /// # Errors
     ///
     /// As [`Source::manifest`].
-    pub(super) fn list(&self) -> Result<Vec<(Digest, Vec<&str>)>, Error> {
+    pub(super) fn list(&self) -> Result<Vec<(Digest, Vec<String>)>, Error> {
         let images = self.images.iter();
         let listed = images.map(|image| {
             let names = image.repo_tags.iter().flatten();
-            let names = names.map(String::as_str).collect();
+            let names = names.cloned().collect();
             Ok((self.make(image)?.digest, names))
         });
         listed.collect()

@@ -55,13 +55,8 @@ pub enum Error {
         detail: String,
     },
     /// The registry has answered too many requests.
-    #[error("{registry} refuses further requests for now{}", wait_text(*.retry_after))]
-    RateLimited {
-        /// The registry's host.
-        registry: String,
-        /// How long it asks to wait.
-        retry_after: Option<Duration>,
-    },
+    #[error(transparent)]
+    RateLimited(Box<RateLimit>),
     /// The content is not what its name says.
     #[error("the content has digest {found} instead of {expected}")]
     DigestMismatch {
@@ -178,6 +173,28 @@ fn detail_text(detail: &str) -> String {
     } else {
         format!(": {detail}")
     }
+}
+
+/// What a registry says that has answered too many requests.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{registry} refuses further requests for now{}{}{}", detail_text(.detail), some_text(.allowance), wait_text(*.retry_after))]
+pub struct RateLimit {
+    /// The registry's host.
+    pub registry: String,
+    /// What the registry says; may be empty.
+    pub detail: String,
+    /// How many requests it answers, in words: `100 requests in 6 h`.
+    pub allowance: Option<String>,
+    /// How long it asks to wait.
+    pub retry_after: Option<Duration>,
+    /// Whether it does not know who asks.
+    pub anonymous: bool,
+}
+
+fn some_text(allowance: &Option<String>) -> String {
+    allowance
+        .as_ref()
+        .map_or_else(String::new, |allowance| format!("; it answers {allowance}"))
 }
 
 fn wait_text(retry_after: Option<Duration>) -> String {

@@ -184,15 +184,14 @@ fn called(entry: &Descriptor) -> String {
     name.map_or_else(|| format!("@{}", entry.digest), Clone::clone)
 }
 
-/// The name of an entry of the index where that names an image, and is not a tag alone.
-pub(super) fn called_in_full(entry: &Descriptor) -> Option<Reference> {
+/// The name of an entry of the index where that is meant to name an image, and is not a tag alone.
+pub(super) fn called_in_full(entry: &Descriptor) -> impl Iterator<Item = String> {
     let full = entry.annotations.get(IMAGE_NAME);
     let name = full.or_else(|| {
         let name = entry.annotations.get(REF_NAME);
         name.filter(|name| name.contains(['/', ':']))
-    })?;
-    let reference = name.parse::<Reference>().ok();
-    reference.filter(|reference| reference.tag().is_some())
+    });
+    name.cloned().into_iter()
 }
 
 /// Whether an entry of the index has this name: literally, or as a reference that means the same.

@@ -21,12 +21,8 @@ impl Registry {
         let Some(credentials) = access.credentials()? else {
             return Err(unauthorized(name.as_str(), None));
         };
-        let base = access.base()?;
-        let url = base.join("/v2/").map_err(|why| Error::Protocol {
-            url: base.to_string(),
-            why,
-        })?;
-        let what = format!("registry at {base}");
+        let url = access.address("")?;
+        let what = format!("registry at {url}");
         let response = access.transport().send(&Request::get(&url, &[]))?;
         if response.status() != 401 {
             access.check(response, &what)?;

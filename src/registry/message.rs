@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::Body;
 use ureq::http::Response as HttpResponse;
@@ -178,11 +178,15 @@ impl Response {
 
     /// How long the server asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        // The other form of this header, a date, would need the server's idea of the time.
-        match self.header("retry-after")?.trim().parse() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => None,
+        let header = self.header("retry-after")?.trim();
+        if let Ok(seconds) = header.parse() {
+            return Some(Duration::from_secs(seconds));
         }
+        let until = httpdate::parse_http_date(header).ok()?;
+        // By the server's clock, which need not be ours.
+        let date = self.header("date").map(httpdate::parse_http_date);
+        let now = date.and_then(Result::ok).unwrap_or_else(SystemTime::now);
+        Some(until.duration_since(now).unwrap_or_default())
     }
 }
 

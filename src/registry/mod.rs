@@ -35,6 +35,8 @@ mod access;
 #[cfg(feature = "registry")]
 mod agent;
 #[cfg(feature = "registry")]
+mod allowance;
+#[cfg(feature = "registry")]
 mod blob;
 #[cfg(feature = "registry")]
 mod certificates;
@@ -55,6 +57,8 @@ mod transport;
 #[cfg(feature = "registry")]
 mod upload;
 #[cfg(feature = "registry")]
+mod upload_session;
+#[cfg(feature = "registry")]
 mod url;
 
 pub use auth::{AuthFiles, Credentials};
@@ -65,7 +69,7 @@ pub use certificates::CertificateFiles;
 pub use client::{Registry, Repository};
 pub use closest::closest;
 pub use docker_archive::DockerArchive;
-pub use error::Error;
+pub use error::{Error, RateLimit};
 pub use layout::{IMAGE_NAME, Layout, REF_NAME};
 pub use location::Location;
 #[cfg(feature = "registry")]
@@ -75,6 +79,8 @@ pub use saved::{SavedImage, SavedImages};
 pub use search::Hit;
 #[cfg(feature = "registry")]
 pub use upload::{BlobSource, Upload};
+#[cfg(feature = "registry")]
+pub use upload_session::{KeptUpload, Uploads};
 
 use std::fmt;
 use std::io::Read;
@@ -221,10 +227,13 @@ pub struct Settings {
     /// that leaves none, Mozilla's list that is built into the program is used.
     pub ca_files: Vec<PathBuf>,
     /// Certificate authorities to trust besides these, PEM; here a missing file is an error.
-    pub extra_ca_file: Option<PathBuf>,
+    pub extra_ca_files: Vec<PathBuf>,
     /// Certificates for single registries.
     #[cfg(feature = "registry")]
     pub certificates: CertificateFiles,
+    /// What is particular about the API of the one registry that these settings are for.
+    #[cfg(feature = "registry")]
+    pub api: Api,
     /// The proxies to use.
     pub proxy: Proxies,
     /// Where credentials are looked for.
@@ -255,9 +264,11 @@ impl Default for Settings {
                 PathBuf::from("/etc/pki/tls/certs/ca-bundle.crt"),
                 PathBuf::from("/etc/ssl/cert.pem"),
             ],
-            extra_ca_file: None,
+            extra_ca_files: Vec::new(),
             #[cfg(feature = "registry")]
             certificates: CertificateFiles::default(),
+            #[cfg(feature = "registry")]
+            api: Api::default(),
             proxy: Proxies::default(),
             auth: AuthFiles::default(),
             credentials: None,
@@ -269,6 +280,34 @@ impl Default for Settings {
             back_off: Duration::from_secs(1),
             longest_wait: Duration::from_secs(120),
         }
+    }
+}
+
+/// What is particular about the API of a registry.
+#[cfg(feature = "registry")]
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Api {
+    /// Where it is, if not at `/v2/`; with a slash at both ends.
+    pub path: Option<String>,
+    /// Names and values of headers that this registry gets with each request, and nobody else.
+    pub headers: Vec<(String, String)>,
+    /// The certificate that it is shown, PEM, and the file with the key, if that is another one.
+    pub client_certificate: Option<(PathBuf, Option<PathBuf>)>,
+    /// The registry that it is a mirror of, which it is told.
+    pub mirror_of: Option<String>,
+}
+
+#[cfg(feature = "registry")]
+impl fmt::Debug for Api {
+    /// Without the values of headers, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Api")
+            .field("path", &self.path)
+            .field("headers", &headers)
+            .field("client_certificate", &self.client_certificate)
+            .field("mirror_of", &self.mirror_of)
+            .finish()
     }
 }
 

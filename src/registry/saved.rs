@@ -23,6 +23,8 @@ pub struct SavedImage {
     pub digest: Digest,
     /// What it is called in the archive, if those can be names of images.
     pub names: Vec<Reference>,
+    /// What else it is called there.
+    pub misnamed: Vec<String>,
 }
 
 impl SavedImages {
@@ -38,10 +40,7 @@ impl SavedImages {
         if has("oci-layout") && has("index.json") {
             let layout = Layout::in_archive(tar, path)?;
             let entries = layout.index().images();
-            let images = entries.map(|entry| {
-                let names = called_in_full(entry).into_iter().collect();
-                (entry.digest, names)
-            });
+            let images = entries.map(|entry| (entry.digest, called_in_full(entry).collect()));
             let images = together(images);
             let source = Box::new(layout);
             return Ok(Self { source, images });
@@ -53,31 +52,38 @@ impl SavedImages {
         }
         let archive = DockerArchive::in_archive(tar, path)?;
         let listed = archive.list()?.into_iter();
-        let images = together(listed.map(|(digest, names)| {
-            let names = names.into_iter().filter_map(|name| name.parse().ok());
-            (digest, names.collect())
-        }));
+        let images = together(listed);
         let source = Box::new(archive);
         Ok(Self { source, images })
     }
 }
 
 /// Each image once, with all its names.
-fn together(listed: impl Iterator<Item = (Digest, Vec<Reference>)>) -> Vec<SavedImage> {
+fn together(listed: impl Iterator<Item = (Digest, Vec<String>)>) -> Vec<SavedImage> {
     let mut images: Vec<SavedImage> = Vec::new();
     for (digest, names) in listed {
-        match images.iter_mut().find(|image| image.digest == digest) {
-            Some(image) => image.names.extend(names),
-            None => images.push(SavedImage { digest, names }),
-        }
-    }
-    for image in &mut images {
-        let mut known = Vec::new();
-        image.names.retain(|name| {
-            let is_new = !known.contains(name);
-            known.push(name.clone());
-            is_new
+        let at = images.iter().position(|image| image.digest == digest);
+        let at = at.unwrap_or_else(|| {
+            images.push(SavedImage {
+                digest,
+                names: Vec::new(),
+                misnamed: Vec::new(),
+            });
+            images.len() - 1
         });
+        let Some(image) = images.get_mut(at) else {
+            continue;
+        };
+        for name in names {
+            match name.parse::<Reference>() {
+                Ok(known) if image.names.contains(&known) => {}
+                // A digest is no name of another image.
+                Ok(known) if known.digest().is_none_or(|own| own == digest) => {
+                    image.names.push(known);
+                }
+                Ok(_) | Err(_) => image.misnamed.push(name),
+            }
+        }
     }
     images
 }
@@ -154,6 +160,7 @@ mod tests {
         let saved = saved.unwrap();
         assert_eq!(saved.images.len(), 1);
         assert_eq!(names(&saved.images[0]), ["x:1", "y:2"]);
+        assert_eq!(saved.images[0].misnamed, ["no name!"]);
         let error = open(&[("etc/passwd", b"")]).err().unwrap().to_string();
         assert!(error.contains("there are no images in it"), "{error}");
     }

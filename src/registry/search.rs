@@ -65,7 +65,7 @@ impl Registry {
         let answer = match access.document(&url, &[], &what, Scope::Usual("")) {
             Ok((bytes, _)) => serde_json::from_slice::<Answer>(&bytes),
             Err(Error::NotFound { .. }) if !name.is_default() => {
-                return catalog(&access, &base, term, limit);
+                return catalog(&access, term, limit);
             }
             Err(error) => return Err(error),
         };
@@ -74,7 +74,7 @@ impl Registry {
             // A page for people, for example.
             Err(error) if !name.is_default() => {
                 log::info!("{url}: no search: {error}");
-                catalog(&access, &base, term, limit)
+                catalog(&access, term, limit)
             }
             Err(error) => Err(wrong(
                 &url.to_string(),
@@ -85,9 +85,8 @@ impl Registry {
 }
 
 /// The repositories of the catalog that have `term` in their names.
-fn catalog(access: &Access, base: &Url, term: &str, limit: usize) -> Result<Vec<Hit>, Error> {
-    let first = base.join("/v2/_catalog?n=1000");
-    let first = first.map_err(|why| wrong(access.name(), why))?;
+fn catalog(access: &Access, term: &str, limit: usize) -> Result<Vec<Hit>, Error> {
+    let first = access.address("_catalog?n=1000")?;
     let list = List {
         what: "the catalog",
         of: &format!("search in {}, nor a catalog", access.name()),

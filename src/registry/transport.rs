@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! * An `Authorization` header is sent to one origin only. A redirect to another drops it for good.
+//! * An `Authorization` header, and those that the settings have, are sent to one origin only. A
+//!   redirect to another drops them for good.
 //! * What is protected by TLS stays so: no redirect leads out of it, unless the user allowed that.
 //! * Every wait is bounded: for a connection, for the next byte, between attempts.
 
@@ -16,9 +17,10 @@ use ureq::http::{Request as HttpRequest, Response as HttpResponse};
 use ureq::{AsSendBody, Body, SendBody, Timeout};
 
 use super::agent::Agents;
+use super::allowance::Allowance;
 use super::message::{Content, Method, Request, Response};
 use super::url::Url;
-use super::{Error, Settings};
+use super::{Error, RateLimit, Settings};
 use crate::cause::chain;
 
 const MOST_REDIRECTS: usize = 10;
@@ -84,19 +86,27 @@ impl Transport {
             let outcome = self.attempt(request);
             failures += 1;
             match outcome {
-                Ok(response) if !is_transient(response.status()) => return Ok(response),
+                Ok(response) if !is_transient(response.status()) => {
+                    if let Some(allowance) = Allowance::of(&response) {
+                        allowance.tell(&response.url.host());
+                    }
+                    return Ok(response);
+                }
                 Ok(response) if request.once && response.status() != 429 => return Ok(response),
                 Ok(response) => {
                     let asked = response.retry_after();
+                    let allowance = Allowance::of(&response);
                     if failures >= self.settings.attempts
                         || asked.is_some_and(|wait| wait > self.settings.longest_wait)
                     {
                         return if response.status() == 429 {
-                            let registry = response.url.host();
-                            Err(Error::RateLimited {
-                                registry,
+                            Err(Error::RateLimited(Box::new(RateLimit {
+                                registry: response.url.host(),
+                                detail: response.into_detail(),
+                                allowance: allowance.map(|it| it.to_string()),
                                 retry_after: asked,
-                            })
+                                anonymous: false,
+                            })))
                         } else {
                             Ok(response)
                         };
@@ -202,13 +212,17 @@ impl Transport {
     fn attempt(&self, request: &Request<'_>) -> Result<Response, Failure> {
         let mut url = request.url.clone();
         let mut authorization = request.authorization;
+        let mut headers = match request.named_by {
+            None => self.settings.api.headers.as_slice(),
+            Some(_) => &[],
+        };
         let mut elsewhere = false;
         for _ in 0..=MOST_REDIRECTS {
             if let Some(registry) = request.named_by {
                 url.check_named_by(registry, self.settings.insecure)
                     .map_err(Failure::Final)?;
             }
-            let inner = self.exchange(&url, request, authorization)?;
+            let inner = self.exchange(&url, request, headers, authorization)?;
             let location = match inner.status().as_u16() {
                 301..=303 if matches!(request.method, Method::Get | Method::Head) => {
                     inner.headers().get("location")
@@ -244,7 +258,7 @@ impl Transport {
                 )));
             }
             if !next.same_origin(&url) {
-                authorization = None;
+                (authorization, headers) = (None, &[]);
             }
             elsewhere = !next.same_origin(request.url);
             url = next;
@@ -259,6 +273,7 @@ impl Transport {
         &self,
         url: &Url,
         request: &Request<'_>,
+        headers: &[(String, String)],
         authorization: Option<&str>,
     ) -> Result<HttpResponse<Body>, Failure> {
         let agent = self
@@ -268,6 +283,9 @@ impl Transport {
         let mut builder = HttpRequest::builder().uri(url.uri().clone());
         for (name, value) in request.headers {
             builder = builder.header(*name, value);
+        }
+        for (name, value) in headers {
+            builder = builder.header(name, value);
         }
         if let Some(authorization) = authorization {
             builder = builder.header("authorization", authorization);
@@ -317,6 +335,8 @@ impl Transport {
                     ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
                         Box::new(Stalled(self.settings.stall_timeout))
                     }
+                    // Its own words say `io:` before the cause.
+                    ureq::Error::Io(error) => Box::new(error),
                     error => Box::new(error),
                 };
                 let url = url.to_string();
@@ -338,7 +358,10 @@ pub(super) fn is_stall(error: &Error) -> bool {
 /// Whether another attempt may have a better end than this one.
 pub(super) fn may_pass_away(error: &Error) -> bool {
     match error {
-        Error::Network { source, .. } => source.downcast_ref().is_none_or(may_pass),
+        Error::Network { source, .. } => match source.downcast_ref() {
+            Some(error) => may_pass_here(error),
+            None => source.downcast_ref().is_none_or(may_pass),
+        },
         Error::Server { status, .. } => is_transient(*status),
         _ => false,
     }
@@ -352,14 +375,21 @@ fn is_transient(status: u16) -> bool {
 /// Whether another attempt may get through where this one did not.
 fn may_pass(error: &ureq::Error) -> bool {
     match error {
-        // Certificates that are not accepted come as invalid data.
-        ureq::Error::Io(e) => !matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput),
+        ureq::Error::Io(error) => may_pass_here(error),
         ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed
         | ureq::Error::HostNotFound
         | ureq::Error::Protocol(_) => true,
         _ => false,
     }
+}
+
+fn may_pass_here(error: &std::io::Error) -> bool {
+    // Certificates that are not accepted come as invalid data.
+    !matches!(
+        error.kind(),
+        ErrorKind::InvalidData | ErrorKind::InvalidInput
+    )
 }
 
 /// Between 0 and 1; good enough to spread clients out.

@@ -16,13 +16,11 @@ use std::time::Instant;
 use super::client::{Repository, content_digest, name_of};
 use super::message::{Content, Method, Part, Request, Response};
 use super::transport::may_pass_away;
+use super::upload_session::{Session, Uploads, received};
 use super::url::{Url, form};
 use super::{Error, ManifestName};
 use crate::cause::chain;
 use crate::oci::{Descriptor, Digest, MediaType};
-
-/// What one request carries at most, unless the registry wants more: so much may be lost with a connection.
-const CHUNK: u64 = 16 << 20;
 
 /// How a blob came to be in the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,15 +44,8 @@ pub struct BlobSource<'a> {
     pub elsewhere: &'a [String],
     /// Is told how many bytes have been sent.
     pub sent: &'a (dyn Fn(u64) + Sync),
-}
-
-/// An upload that the registry keeps.
-struct Session {
-    url: Url,
-    /// Bytes that the registry has.
-    offset: u64,
-    /// The size of what one request carries.
-    chunk: u64,
+    /// Where an upload in parts is kept while it lasts.
+    pub uploads: &'a dyn Uploads,
 }
 
 /// What a step of an upload came to.
@@ -153,9 +144,11 @@ impl Repository {
         &self,
         blob: &BlobSource<'_>,
         file: &File,
-        mut session: Option<Session>,
+        session: Option<Session>,
     ) -> Result<(), Error> {
+        let (digest, name) = (&blob.descriptor.digest, self.name());
         let (mut failures, mut furthest, mut in_parts) = (0, 0, true);
+        let mut session = self.recalled(blob, &name).or(session);
         loop {
             let begun = Instant::now();
             let opened = match session.take() {
@@ -171,12 +164,16 @@ impl Repository {
             };
             let before = current.offset;
             match self.step(blob, file, &mut current, in_parts) {
-                Ok(Step::Done) => return Ok(()),
+                Ok(Step::Done) => {
+                    blob.uploads.keep(&name, digest, None);
+                    return Ok(());
+                }
                 Ok(Step::NoParts) => {
                     log::info!("{} takes blobs as a whole only", self.name());
                     in_parts = false;
                 }
                 Ok(Step::More) => {
+                    blob.uploads.keep(&name, digest, Some(&current.kept()));
                     if current.offset > furthest {
                         (furthest, failures) = (current.offset, 0);
                     } else if current.offset <= before {
@@ -196,7 +193,7 @@ impl Repository {
                         error => error,
                     };
                     failures = self.after(error, failures, begun)?;
-                    if self.has_blob(&blob.descriptor.digest)? {
+                    if self.has_blob(digest)? {
                         return Ok(());
                     }
                     session = match in_parts {
@@ -204,7 +201,7 @@ impl Repository {
                         false => None,
                     };
                     let offset = session.as_ref().map_or(0, |session| session.offset);
-                    log::info!("{}: going on at byte {offset}", blob.descriptor.digest);
+                    log::info!("{digest}: going on at byte {offset}");
                     (blob.sent)(offset);
                 }
             }
@@ -223,17 +220,6 @@ impl Repository {
         transport.tell_failure(chain(&error), failures, begun);
         transport.pause(failures, None);
         Ok(failures)
-    }
-
-    /// Opens an upload. If the answer is lost, one is left behind that the registry drops some day.
-    fn start(&self) -> Result<Session, Error> {
-        let url = self.address("blobs/uploads/")?;
-        let response = self.send(&Request {
-            once: true,
-            ..Request::new(Method::Post, &url, &[])
-        })?;
-        let response = self.taken(response, &format!("repository {}", self.name()))?;
-        self.session(&response)
     }
 
     /// Sends the next part of a blob, or the last one, which ends the upload.
@@ -295,36 +281,8 @@ impl Repository {
         Ok(Step::More)
     }
 
-    /// The upload after a break, where it goes on; `None` if it is lost, and has to begin again.
-    fn resumed(&self, mut session: Session) -> Option<Session> {
-        match self.resumed_at(&mut session) {
-            Ok(()) => Some(session),
-            Err(error) => {
-                log::info!("the upload begins anew: {}", chain(&error));
-                None
-            }
-        }
-    }
-
-    /// Asks how far an upload has come.
-    fn resumed_at(&self, session: &mut Session) -> Result<(), Error> {
-        let response = self.upload(Method::Get, &session.url, &[], Content::Nothing)?;
-        let response = self.check(response, "such upload")?;
-        let Some(offset) = received(&response) else {
-            return Err(self.wrong(
-                &session.url,
-                "does not tell how far the upload is".to_owned(),
-            ));
-        };
-        if let Some(location) = response.header("location") {
-            session.url = self.location(&response, location)?;
-        }
-        session.offset = offset;
-        Ok(())
-    }
-
     /// A request about an upload, whose address may be another server's: that one gets no credentials.
-    fn upload(
+    pub(super) fn upload(
         &self,
         method: Method,
         url: &Url,
@@ -346,28 +304,7 @@ impl Repository {
         })
     }
 
-    /// The upload that an answer has opened or gone on with.
-    fn session(&self, response: &Response) -> Result<Session, Error> {
-        let Some(location) = response.header("location") else {
-            return Err(self.wrong(&response.url, "names no place to upload to".to_owned()));
-        };
-        let least = response.header("oci-chunk-min-length");
-        let least = least
-            .and_then(|least| least.trim().parse().ok())
-            .unwrap_or(0);
-        Ok(Session {
-            url: self.location(response, location)?,
-            offset: 0,
-            chunk: CHUNK.max(least),
-        })
-    }
-
-    fn location(&self, response: &Response, location: &str) -> Result<Url, Error> {
-        let joined = response.url.join(location);
-        joined.map_err(|why| self.wrong(&response.url, format!("wants an upload to {why}")))
-    }
-
-    fn wrong(&self, url: &Url, why: String) -> Error {
+    pub(super) fn wrong(&self, url: &Url, why: String) -> Error {
         Error::Protocol {
             url: url.to_string(),
             why,
@@ -375,7 +312,7 @@ impl Repository {
     }
 
     /// Turns the status of a registry that does not take something into an error.
-    fn taken(&self, response: Response, what: &str) -> Result<Response, Error> {
+    pub(super) fn taken(&self, response: Response, what: &str) -> Result<Response, Error> {
         let why = match response.status() {
             405 => "it is read-only",
             413 => "it is too large, or more than the quota allows",
@@ -386,15 +323,5 @@ impl Repository {
             why: why.to_owned(),
             detail: response.into_detail(),
         })
-    }
-}
-
-/// How many bytes a header `Range: 0-LAST` says are there. Registries say `0-0` for none.
-fn received(response: &Response) -> Option<u64> {
-    let header = response.header("range")?.trim();
-    let range = header.strip_prefix("bytes=").unwrap_or(header);
-    match range.strip_prefix("0-")?.parse().ok()? {
-        0 => Some(0),
-        last => u64::checked_add(last, 1),
     }
 }

@@ -231,8 +231,16 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]; then it is whole, but on a full disk.
     pub fn remove_container(&self, container: Container) -> Result<()> {
-        self.trash(&container.directory)?;
-        drop(container.lock);
+        let store = self.lock()?;
+        // A mount that takes its container along has a lease, which tells of garbage, too.
+        if container.record.ephemeral {
+            self.trash(&container.directory)?;
+        } else {
+            self.expect_garbage()?;
+            self.trash(&container.directory)?;
+            files::sync_parent(&container.directory)?;
+        }
+        drop((container.lock, store));
         self.clear_trash();
         Ok(())
     }

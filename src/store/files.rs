@@ -111,9 +111,13 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 /// Makes the name of `path` durable.
 pub(super) fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(path);
-    let synced = File::open(parent).and_then(|directory| directory.sync_all());
-    synced.map_err(|error| Error::io(error, "syncing", parent))
+    sync_directory(path.parent().unwrap_or(path))
+}
+
+/// Makes the names in a directory durable, and that others are not there any more.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| Error::io(error, "syncing", path))
 }
 
 /// Removes a file that may not be there.

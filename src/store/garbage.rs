@@ -104,23 +104,6 @@ impl Store {
         self.keep_reserve()
     }
 
-    /// All that the owners of live leases need.
-    ///
-    /// # Errors
-    /// [`Error::Io`] or [`Error::Json`].
-    pub fn leased(&self, lock: &StoreLock) -> Result<HashSet<Object>> {
-        let mut live = HashSet::new();
-        for lease in self.leases_under(lock)? {
-            match self.mark_lease(&mut live, lease) {
-                Ok(()) => {}
-                Err(error @ Error::Io { .. }) => return Err(error),
-                // What it needs cannot be told: it may be anything.
-                Err(_) => live.extend(self.objects()?),
-            }
-        }
-        Ok(live)
-    }
-
     /// Removes what nothing refers to, but for what pulls that were interrupted less than
     /// `resumable` ago had finished.
     pub(super) fn sweep_locked(
@@ -135,12 +118,12 @@ impl Store {
         if leases.live.iter().any(checking) {
             return Ok(swept);
         }
+        let mut done = Vec::new();
         for lease in leases.ended {
             let age = now.duration_since(lease.modified).unwrap_or_default();
-            if lease.record.kind == LeaseKind::Pull && age < resumable {
-                leases.live.push(lease.record);
-            } else {
-                files::remove_if_there(&lease.path)?;
+            match lease.pull {
+                Some(pull) if age < resumable => leases.live.push(pull),
+                _ => done.push(lease.path),
             }
         }
         let live = self.mark(leases.live, &[])?;
@@ -149,6 +132,17 @@ impl Store {
                 swept.bytes += self.discard(&object)?;
                 swept.objects.push(object);
             }
+        }
+        // When this is interrupted, or power is lost before it is durable, the next one begins again.
+        if !done.is_empty() {
+            let paths = swept.objects.iter().map(|object| self.object_path(object));
+            let parents = paths.filter_map(|path| path.parent().map(Path::to_owned));
+            for parent in parents.collect::<HashSet<PathBuf>>() {
+                files::sync_directory(&parent)?;
+            }
+        }
+        for lease in done {
+            files::remove_if_there(&lease)?;
         }
         Ok(swept)
     }
@@ -194,7 +188,7 @@ impl Store {
         Ok(live)
     }
 
-    fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
+    pub(super) fn mark_lease(&self, live: &mut HashSet<Object>, lease: LeaseRecord) -> Result<()> {
         for digest in lease.digests {
             for kind in [ObjectKind::Layer, ObjectKind::Chain] {
                 live.insert(Object { kind, digest });

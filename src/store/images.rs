@@ -5,11 +5,12 @@
 //! lost its name to another keeps its descriptor without it, and is dangling.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, StoreLock, files};
-use crate::oci::{Descriptor, Digest, Document, Manifest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Document, Manifest, Platform, Reference, attested};
 
 /// Names the image.
 pub const REFERENCE_ANNOTATION: &str = "org.opencontainers.image.ref.name";
@@ -19,8 +20,11 @@ const REPOSITORY_ANNOTATION: &str = "io.github.plyfs.repository";
 pub(super) const EMPTY_INDEX: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// An image as `index.json` has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// When it got its name, in seconds since 1970.
+const TAGGED_ANNOTATION: &str = "io.github.plyfs.tagged";
+
+/// An image as `index.json` has it. Two are the same whenever they got their names.
+#[derive(Clone, Debug)]
 pub struct Record {
     /// Its name; `None` for a dangling image, or one that another tool stored without one.
     pub reference: Option<Reference>,
@@ -28,7 +32,18 @@ pub struct Record {
     pub repository: Option<String>,
     /// Its manifest or index.
     pub descriptor: Descriptor,
+    /// When it got its name, in seconds since 1970, if that is known.
+    pub tagged: Option<u64>,
 }
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Record) -> bool {
+        (&self.reference, &self.repository, &self.descriptor)
+            == (&other.reference, &other.repository, &other.descriptor)
+    }
+}
+
+impl Eq for Record {}
 
 /// The list of images.
 pub(super) const INDEX: &str = "index.json";
@@ -96,6 +111,18 @@ impl Record {
             repository: Some(reference.name()),
             reference: Some(reference),
             descriptor,
+            tagged: None,
+        }
+    }
+
+    /// An image without a name.
+    #[must_use]
+    pub fn nameless(descriptor: Descriptor) -> Record {
+        Record {
+            reference: None,
+            repository: None,
+            descriptor,
+            tagged: None,
         }
     }
 
@@ -104,6 +131,7 @@ impl Record {
         // A name that is no reference was given by another tool; the image is shown without it.
         let reference: Option<Reference> = name.as_deref().and_then(|name| name.parse().ok());
         let reference = reference.map(without_pinned_tag);
+        let tagged = descriptor.annotations.remove(TAGGED_ANNOTATION);
         let repository = descriptor
             .annotations
             .remove(REPOSITORY_ANNOTATION)
@@ -119,6 +147,7 @@ impl Record {
             reference,
             repository,
             descriptor,
+            tagged: tagged.and_then(|seconds| seconds.parse().ok()),
         }
     }
 
@@ -126,9 +155,11 @@ impl Record {
         let mut descriptor = self.descriptor;
         if let Some(reference) = self.reference {
             let name = reference.to_string();
-            descriptor
-                .annotations
-                .insert(REFERENCE_ANNOTATION.to_owned(), name);
+            let notes = &mut descriptor.annotations;
+            notes.insert(REFERENCE_ANNOTATION.to_owned(), name);
+            if let Some(seconds) = self.tagged {
+                notes.insert(TAGGED_ANNOTATION.to_owned(), seconds.to_string());
+            }
         } else if let Some(repository) = self.repository {
             descriptor
                 .annotations
@@ -145,6 +176,16 @@ impl Store {
     /// [`Error::Io`] or [`Error::Json`].
     pub fn images(&self) -> Result<Vec<Record>> {
         Ok(self.read_index()?.records())
+    }
+
+    /// Whether an image with this manifest or index is in the store still: another process may have
+    /// removed it since it was found.
+    ///
+    /// # Errors
+    /// As [`Store::images`].
+    pub fn lists(&self, digest: &Digest) -> Result<bool> {
+        let mut images = self.images()?.into_iter();
+        Ok(images.any(|image| image.descriptor.digest == *digest))
     }
 
     /// Publishes an image: from now on it is in the store. A name it takes from another image
@@ -174,7 +215,11 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`]; then nothing has changed.
     pub fn unpublish(&self, lock: &StoreLock, gone: &[Record]) -> Result<()> {
-        self.update(lock, files::write_file_always, |images| {
+        let write = |root: &Path, path: &Path, content: &[u8]| {
+            self.expect_garbage()?;
+            files::write_file_always(root, path, content)
+        };
+        self.update(lock, write, |images| {
             images.retain(|image| !gone.contains(image));
         })
     }
@@ -235,20 +280,38 @@ impl Store {
     pub fn manifests(&self, image: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
         match self.document(image)? {
             Document::Manifest(manifest) => Ok(vec![(image.clone(), manifest)]),
+            Document::Index(index) => self.stored_of(index.images()),
+        }
+    }
+
+    /// The attestations of an image that are stored.
+    ///
+    /// # Errors
+    /// As [`Store::document`].
+    pub fn attestations(&self, image: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
+        match self.document(image)? {
+            Document::Manifest(_) => Ok(Vec::new()),
             Document::Index(index) => {
-                let stored = index.images().filter(|entry| self.has_blob(&entry.digest));
-                stored
-                    .map(|entry| match self.document(entry)? {
-                        Document::Manifest(manifest) => Ok((entry.clone(), manifest)),
-                        // An index in an index names no platform's image.
-                        Document::Index(_) => Err(Error::Damaged {
-                            what: "manifest",
-                            digest: entry.digest,
-                        }),
-                    })
-                    .collect()
+                let entries = index.manifests.iter();
+                self.stored_of(entries.filter(|entry| attested(entry).is_some()))
             }
         }
+    }
+
+    fn stored_of<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Descriptor>,
+    ) -> Result<Vec<(Descriptor, Manifest)>> {
+        let stored = entries.filter(|entry| self.has_blob(&entry.digest));
+        let manifest = |entry: &Descriptor| match self.document(entry)? {
+            Document::Manifest(manifest) => Ok((entry.clone(), manifest)),
+            // An index in an index names no platform's image.
+            Document::Index(_) => Err(Error::Damaged {
+                what: "manifest",
+                digest: entry.digest,
+            }),
+        };
+        stored.map(manifest).collect()
     }
 
     /// The manifest of an image for `platform`; without one that of this machine, or else the
@@ -285,7 +348,7 @@ impl Store {
     }
 }
 
-fn publish_one(images: &mut Vec<Record>, image: Record) {
+fn publish_one(images: &mut Vec<Record>, mut image: Record) {
     let named = |other: &Record| other.reference.is_some() && other.reference == image.reference;
     if images
         .iter()
@@ -296,6 +359,8 @@ fn publish_one(images: &mut Vec<Record>, image: Record) {
     for other in images.iter_mut().filter(|other| named(other)) {
         other.reference = None;
     }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    image.tagged = now.ok().map(|now| now.as_secs());
     // An image that has a name needs no nameless record beside it.
     images.retain(|other| other.reference.is_some() || !same(other, &image));
     images.push(image);

@@ -53,7 +53,8 @@ pub struct LeaseRecord {
 pub(super) struct EndedLease {
     pub(super) path: PathBuf,
     pub(super) modified: SystemTime,
-    pub(super) record: LeaseRecord,
+    /// What it says, if it was that of a pull.
+    pub(super) pull: Option<LeaseRecord>,
 }
 
 /// All leases.
@@ -161,7 +162,26 @@ impl Store {
         Ok(self.read_leases(lock)?.live)
     }
 
-    /// All leases; files of ended owners that cannot be read are removed.
+    /// Notes that something is about to become garbage: whoever sweeps or tidies up next looks for
+    /// it, also if this process gets no further.
+    ///
+    /// # Errors
+    /// [`Error::Io`], but for a full disk, on which something must be removed first.
+    pub(super) fn expect_garbage(&self) -> Result<()> {
+        let path = self.root().join("leases/garbage");
+        let noted = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.sync_all());
+        match noted {
+            Err(error) if reserve::is_full(&error) => Ok(()),
+            noted => noted.map_err(|error| Error::io(error, "making", &path)),
+        }
+    }
+
+    /// All leases.
     pub(super) fn read_leases(&self, _lock: &StoreLock) -> Result<Leases> {
         let directory = self.root().join("leases");
         let entries = std::fs::read_dir(&directory)
@@ -178,19 +198,13 @@ impl Store {
             };
             match file.try_lock_shared() {
                 Ok(()) => match read(&mut file, &path) {
-                    Ok(record) => {
-                        let modified = file.metadata().and_then(|metadata| metadata.modified());
-                        let modified =
-                            modified.map_err(|error| Error::io(error, "reading", &path))?;
-                        leases.ended.push(EndedLease {
-                            path,
-                            modified,
-                            record,
-                        });
-                    }
-                    // Its owner was killed while writing it.
-                    Err(Error::Json { .. }) => files::remove_if_there(&path)?,
+                    // Its owner was killed while writing it, or it is that of `expect_garbage`.
+                    Err(Error::Json { .. }) => leases.ended.push(ended(file, path, None)?),
                     Err(error) => return Err(error),
+                    Ok(record) => {
+                        let pull = Some(record).filter(|record| record.kind == LeaseKind::Pull);
+                        leases.ended.push(ended(file, path, pull)?);
+                    }
                 },
                 Err(TryLockError::WouldBlock) => leases.live.push(read(&mut file, &path)?),
                 Err(TryLockError::Error(error)) => return Err(Error::io(error, "locking", &path)),
@@ -198,6 +212,15 @@ impl Store {
         }
         Ok(leases)
     }
+}
+
+fn ended(file: File, path: PathBuf, pull: Option<LeaseRecord>) -> Result<EndedLease> {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    Ok(EndedLease {
+        modified: modified.map_err(|error| Error::io(error, "reading", &path))?,
+        path,
+        pull,
+    })
 }
 
 fn read(file: &mut File, path: &Path) -> Result<LeaseRecord> {

@@ -11,6 +11,7 @@
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live
+//!   uploads/<name>                               where interrupted pushes go on, for a day
 //!   reserve/                                     space kept back for when the disk is full
 //!   trash/                                       being deleted
 //!   lock                                         held while index.json changes or garbage is swept
@@ -40,12 +41,14 @@ mod images;
 mod ingest;
 mod layers;
 mod lease;
+mod leased;
 mod rebuild;
 mod reserve;
 mod snapshots;
 mod staging;
 mod sync;
 mod tidy;
+mod uploads;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -67,6 +70,7 @@ pub use rebuild::Rebuilt;
 pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
+pub use uploads::UploadFile;
 
 /// The result of an operation on a store.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -155,7 +159,7 @@ impl Store {
         let path = root.join("store.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !has_layers(root) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !keeps_layers(root) => {
                 return Err(Error::NoStore(root.to_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -293,6 +297,11 @@ impl Store {
 /// Whether this is a store, whatever became of the files that mark it.
 fn has_layers(root: &Path) -> bool {
     root.join("layers/sha256").is_dir()
+}
+
+/// Whether layers are in it: one that was not made to its end has none, and is no store yet.
+fn keeps_layers(root: &Path) -> bool {
+    std::fs::read_dir(root.join("layers/sha256")).is_ok_and(|mut it| it.next().is_some())
 }
 
 /// Whether nothing is there, or no more than mkfs leaves, or another process that makes a store has made

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::images::{BACKUP, DAMAGED, INDEX, IndexFile};
-use super::{Error, MARKS, ObjectKind, Record, Result, Store, files, has_layers, lock_at};
+use super::{Error, MARKS, ObjectKind, Record, Result, Store, files, keeps_layers, lock_at};
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_SIZE, MediaType, Reference};
 
 /// What was made again.
@@ -39,7 +39,8 @@ impl Store {
     /// [`Error::Io`].
     pub fn broken_marks(root: &Path) -> Result<Vec<PathBuf>> {
         let mut broken = Vec::new();
-        for (name, content) in MARKS.iter().filter(|_| has_layers(root)) {
+        let is_store = root.join("store.json").exists() || keeps_layers(root);
+        for (name, content) in MARKS.iter().filter(|_| is_store) {
             let path = root.join(name);
             match std::fs::read(&path) {
                 Ok(found) if has_keys_of(&found, content) => {}
@@ -122,11 +123,7 @@ impl Store {
             {
                 continue;
             }
-            records.push(Record {
-                reference: None,
-                repository: None,
-                descriptor,
-            });
+            records.push(Record::nameless(descriptor));
         }
         let path = self.root().join(INDEX);
         let aside = self.root().join(DAMAGED);

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use super::files::allocated_bytes;
 use super::garbage::names;
-use super::{Error, LeaseKind, Result, Store, StoreLock, files};
+use super::{Error, LeaseRecord, Record, Result, Store, StoreLock, files};
+use crate::oci::{ChainId, DiffId, Digest};
 
 /// How long an interrupted pull is kept for whoever wants to go on with it.
 pub(super) const RESUMABLE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -47,11 +48,29 @@ impl Store {
     fn tidy_locked(&self, lock: StoreLock, now: SystemTime) -> Result<()> {
         self.sweep_ingests(now)?;
         let leases = self.read_leases(&lock)?;
-        let ended = |kind| kind != LeaseKind::Pull;
-        if leases.ended.iter().any(|lease| ended(lease.record.kind)) {
+        let mut may_be_garbage = false;
+        for lease in leases.ended {
+            match &lease.pull {
+                None => may_be_garbage = true,
+                Some(pull) if self.is_complete(pull)? => files::remove_if_there(&lease.path)?,
+                Some(_) => {}
+            }
+        }
+        if may_be_garbage {
             self.sweep_locked(&lock, now, RESUMABLE)?;
         }
         Ok(())
+    }
+
+    /// Whether a pull is none to go on with: it ended, or power was lost, when its image was listed.
+    fn is_complete(&self, pull: &LeaseRecord) -> Result<bool> {
+        let has = |digest: &Digest| {
+            let (layer, chain) = (DiffId(*digest), ChainId(*digest));
+            self.has_blob(digest) || self.has_layer(&layer) || self.has_chain(&chain)
+        };
+        let top = pull.digests.first();
+        let is_listed = |image: &Record| Some(&image.descriptor.digest) == top;
+        Ok(pull.digests.iter().all(has) && self.images()?.iter().any(is_listed))
     }
 
     /// Forgets that pulls of `image` were interrupted: what they fetched is part of an image now.
@@ -60,8 +79,11 @@ impl Store {
     /// [`Error::Io`].
     pub fn forget_interrupted(&self, image: &str) -> Result<()> {
         let lock = self.lock()?;
+        let of_image = |pull: &LeaseRecord| pull.image == image;
         for lease in self.read_leases(&lock)?.ended {
-            if lease.record.kind == LeaseKind::Pull && lease.record.image == image {
+            if lease.pull.as_ref().is_some_and(of_image) {
+                // The name may have stood for another image then.
+                self.expect_garbage()?;
                 files::remove_if_there(&lease.path)?;
             }
         }
@@ -128,8 +150,11 @@ impl Store {
             let Some(_held) = abandoned(&path)? else {
                 continue;
             };
+            // Of a blob that is in the store no part is needed: power was lost before this was gone.
+            let is_stored = |digest: Digest| self.has_blob(&digest);
+            let is_stored = name.replacen('-', ":", 1).parse().is_ok_and(is_stored);
             let age = match std::fs::metadata(path.join("blob")) {
-                Ok(blob) if blob.len() > 0 => {
+                Ok(blob) if blob.len() > 0 && !is_stored => {
                     blob.modified().map(|time| now.duration_since(time)).ok()
                 }
                 _ => None,
@@ -161,7 +186,7 @@ fn ended(path: &Path) -> Result<Option<File>> {
 }
 
 /// Locks a file, unless somebody else has it locked or has moved it away.
-fn hold(file: File, path: &Path) -> Result<Option<File>> {
+pub(super) fn hold(file: File, path: &Path) -> Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
@@ -202,7 +227,8 @@ fn abandoned(directory: &Path) -> Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Digest;
+    use crate::oci::{Descriptor, Manifest, MediaType};
+    use crate::store::LeaseKind;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
@@ -264,5 +290,109 @@ mod tests {
         drop(held);
         store.tidy_if_free(SystemTime::now()).unwrap();
         assert!(!trash.join("left").exists());
+    }
+
+    /// A store with one image, whose manifest is its only blob.
+    fn store_with_image(directory: &Path) -> (Store, Record) {
+        let store = Store::create(directory).unwrap();
+        let config = Descriptor::of(MediaType::from("application/x"), b"{}");
+        let manifest = serde_json::to_vec(&Manifest::new(config, Vec::new())).unwrap();
+        let descriptor = Descriptor::of(MediaType::OciManifest, &manifest);
+        store.write_blob(&descriptor.digest, &manifest).unwrap();
+        let image = Record::named("a:b".parse().unwrap(), descriptor);
+        store.publish(&store.lock().unwrap(), image).unwrap();
+        let image = store.images().unwrap().remove(0);
+        (store, image)
+    }
+
+    fn pull_of(image: &Record, more: &[Digest]) -> LeaseRecord {
+        LeaseRecord {
+            kind: LeaseKind::Pull,
+            pid: 1,
+            image: "a:b".to_owned(),
+            mount_point: None,
+            digests: [&[image.descriptor.digest], more].concat(),
+        }
+    }
+
+    fn leases(directory: &Path) -> usize {
+        names(&directory.join("leases")).unwrap().len()
+    }
+
+    #[test]
+    fn regression_what_a_killed_removal_left_goes_with_the_next_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, image) = store_with_image(directory.path());
+        let lock = store.lock().unwrap();
+        store.unpublish(&lock, &[image]).unwrap();
+        // It is killed before it sweeps.
+        drop(lock);
+        assert_eq!(store.objects().unwrap().len(), 1);
+        store.tidy(SystemTime::now()).unwrap();
+        assert_eq!(
+            (store.objects().unwrap().len(), leases(directory.path())),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn regression_a_lease_of_which_power_left_nothing_tells_of_garbage() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, image) = store_with_image(directory.path());
+        let garbage = Digest::of(b"garbage");
+        store.write_blob(&garbage, b"garbage").unwrap();
+        std::fs::write(directory.path().join("leases/1-0.json"), b"").unwrap();
+        store.tidy(SystemTime::now()).unwrap();
+        assert!(!store.has_blob(&garbage) && store.has_blob(&image.descriptor.digest));
+        assert_eq!(leases(directory.path()), 0);
+    }
+
+    #[test]
+    fn regression_a_pull_that_listed_its_image_is_not_taken_for_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, image) = store_with_image(directory.path());
+        let missing = Digest::of(b"layer");
+        for (record, left) in [(pull_of(&image, &[]), 0), (pull_of(&image, &[missing]), 1)] {
+            drop(store.lease(&record).unwrap());
+            store.tidy(SystemTime::now()).unwrap();
+            assert_eq!(leases(directory.path()), left);
+        }
+    }
+
+    #[test]
+    fn regression_what_an_interrupted_pull_had_of_another_image_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, image) = store_with_image(directory.path());
+        let layer = Digest::of(b"layer");
+        store.write_blob(&layer, b"layer").unwrap();
+        drop(
+            store
+                .lease(&pull_of(&image, &[layer, Digest::of(b"missing")]))
+                .unwrap(),
+        );
+        store.tidy(SystemTime::now()).unwrap();
+        assert!(store.has_blob(&layer));
+        // The name stands for another image now, which was pulled.
+        store.forget_interrupted("a:b").unwrap();
+        store.tidy(SystemTime::now()).unwrap();
+        assert!(!store.has_blob(&layer));
+    }
+
+    #[test]
+    fn regression_no_part_of_a_stored_blob_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path()).unwrap();
+        for (content, kept) in [(b"here", false), (b"part", true)] {
+            let digest = Digest::of(content);
+            let ingest = store.ingest(&digest, || ()).unwrap();
+            std::fs::write(ingest.blob_path(), content).unwrap();
+            let path = ingest.blob_path();
+            drop(ingest);
+            if !kept {
+                store.write_blob(&digest, content).unwrap();
+            }
+            store.tidy(SystemTime::now()).unwrap();
+            assert_eq!(path.exists(), kept);
+        }
     }
 }

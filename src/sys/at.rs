@@ -55,6 +55,8 @@ pub struct Stat {
     pub mtime: (i64, u32),
     /// Last status change: seconds, nanoseconds.
     pub ctime: (i64, u32),
+    /// Creation, if the file system knows it: seconds, nanoseconds.
+    pub btime: (i64, u32),
     /// Whether it is the root of a mount.
     pub mount_root: bool,
 }
@@ -303,7 +305,7 @@ pub(super) fn statx(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> 
                 directory.as_raw_fd(),
                 path.as_ptr(),
                 flags,
-                libc::STATX_BASIC_STATS,
+                libc::STATX_BASIC_STATS | libc::STATX_BTIME,
                 raw.as_mut_ptr(),
             )
         }
@@ -328,6 +330,7 @@ pub(super) fn statx(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> 
         atime: time(raw.stx_atime),
         mtime: time(raw.stx_mtime),
         ctime: time(raw.stx_ctime),
+        btime: time(raw.stx_btime),
         mount_root,
     })
 }

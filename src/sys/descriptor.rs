@@ -1,12 +1,12 @@
 //! Descriptors that come from other processes: by number, or over a socket.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Takes over a descriptor that somebody else opened for this process and passed by number.
 ///
@@ -29,6 +29,29 @@ pub fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
 /// What fcntl(2) reports.
 pub fn inherit(file: &impl AsFd) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// Makes the number of `target` stand for what `source` is open on; what it stood for is closed.
+///
+/// # Errors
+/// What dup3(2) reports.
+pub fn replace(target: BorrowedFd<'_>, source: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 touches no memory. The number stays open and stays its owner's, to close.
+    let replaced = unsafe { libc::dup3(source.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) };
+    Errno::result(replaced)?;
+    Ok(())
+}
+
+/// Sends a descriptor to [`receive`] on the other side.
+///
+/// # Errors
+/// What sendmsg(2) reports.
+pub fn send(socket: &UnixStream, file: BorrowedFd<'_>) -> io::Result<()> {
+    let parts = [IoSlice::new(&[0])];
+    let (sent, flags) = ([file.as_raw_fd()], MsgFlags::MSG_NOSIGNAL);
+    let control = [ControlMessage::ScmRights(&sent)];
+    sendmsg::<()>(socket.as_raw_fd(), &parts, &control, flags, None)?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 /// Runs `child` in a process of its own that has no controlling terminal and is nobody's child.
 ///
@@ -63,6 +63,34 @@ fn fork_again(writer: OwnedFd, child: impl FnOnce(File) -> u8) -> u8 {
         }
         Err(_) => 1,
     }
+}
+
+/// Runs `child` in a child of this process; the number that it returns becomes the exit status.
+///
+/// Returns the reading end of a pipe too, as [`fork_daemon`] does.
+///
+/// # Errors
+/// What pipe(2) and fork(2) report.
+pub fn fork_child(child: impl FnOnce(File) -> u8) -> io::Result<(Pid, File)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: as in `fork_daemon`.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok((child, File::from(reader))),
+        ForkResult::Child => {
+            drop(reader);
+            let child = AssertUnwindSafe(|| child(File::from(writer)));
+            exit_now(catch_unwind(child).unwrap_or(101));
+        }
+    }
+}
+
+/// Has this process sent `signal` when `parent`, which forked it, ends. If that has happened already, `false`.
+///
+/// # Errors
+/// What prctl(2) reports.
+pub fn signal_when_orphaned(signal: Signal, parent: Pid) -> io::Result<bool> {
+    nix::sys::prctl::set_pdeathsig(signal)?;
+    Ok(nix::unistd::getppid() == parent)
 }
 
 /// Ends the process without running destructors or exit handlers.
@@ -157,15 +185,15 @@ impl Signals {
         }
     }
 
-    /// Waits for one of the signals, or until `stop` can be read, which gives `None`.
+    /// Waits for one of the signals, or until there is something to read from `other`, which gives `None`.
     ///
     /// # Errors
     /// What poll(2) and read(2) report.
-    pub fn wait(&self, stop: &impl AsFd) -> io::Result<Option<u32>> {
+    pub fn wait(&self, other: &impl AsFd) -> io::Result<Option<u32>> {
         loop {
             let mut waited = [
                 PollFd::new(self.source.as_fd(), PollFlags::POLLIN),
-                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+                PollFd::new(other.as_fd(), PollFlags::POLLIN),
             ];
             match nix::poll::poll(&mut waited, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,

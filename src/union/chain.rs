@@ -403,6 +403,7 @@ fn attributes(node: NodeNumber, row: NodeRef<'_>) -> Attributes {
     Attributes {
         node,
         ino: node.0,
+        generation: 0,
         kind: kind(row),
         permissions: metadata.permissions,
         nlink: row.nlink(),

@@ -50,6 +50,16 @@ impl Error {
             source: None,
         }
     }
+
+    /// The same for something that may have been done, in spite of it: `EIO`, after which callers ask again
+    /// what there is.
+    #[must_use]
+    pub fn in_doubt(self) -> Error {
+        Error {
+            errno: Errno::EIO,
+            ..self
+        }
+    }
 }
 
 impl std::fmt::Display for Error {

@@ -46,6 +46,8 @@ pub struct Attributes {
     /// What users see as `st_ino`: the number of the node, but for a node that had to be replaced
     /// while it was in use.
     pub ino: u64,
+    /// Tells an object from others that had this number before it; 0 where none can have had it.
+    pub generation: u32,
     /// Kind of file.
     pub kind: FileKind,
     /// `07777` bits.

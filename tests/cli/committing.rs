@@ -442,7 +442,7 @@ fn the_configuration_of_a_committed_image() {
     assert!(said.contains("there is none of that name"), "{said}");
     let said = store.fails(1, ["export", "none"]);
     assert!(
-        said.contains("cannot export none") && said.contains("not in the store"),
+        said.contains("cannot export none") && said.contains("neither a container nor an image"),
         "{said}"
     );
 }

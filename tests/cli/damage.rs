@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::made::{Layout, Made};
 use super::support::{Need, Store, plyfs_program, require, succeed, wait_for};
 use super::{import, layout, names};
 
@@ -181,6 +182,52 @@ fn regression_a_damaged_layer_is_made_again_from_its_blob() {
     let said = repair(&store, 0);
     assert!(said.contains("it is missing"), "{said}");
     store.run(["check"]);
+}
+
+/// What shows without reading everything is put right by whatever brings the image once more.
+#[test]
+fn regression_a_damaged_layer_is_made_again_by_pull_and_load() {
+    let store = Store::new();
+    let mut made = Layout::new(&store, "made");
+    made.add("x", &Made::default());
+    let place = layout(&made.path, "x");
+    let pull = ["pull", &place, "--name", "app:1"];
+    store.run(pull);
+    let saved = store.root().with_file_name("saved.tar");
+    store.run([
+        "save".as_ref(),
+        "app:1".as_ref(),
+        "-o".as_ref(),
+        saved.as_os_str(),
+    ]);
+    let layer = &names(&store, "layers/sha256")[0];
+    let layer = store.root().join("layers/sha256").join(layer);
+    let manifest = store.stdout([
+        "inspect",
+        "-f",
+        "{{range .Layers}}{{.Digest}}{{end}}",
+        "app:1",
+    ]);
+    let blob = manifest.trim().strip_prefix("sha256:").unwrap();
+    let blob = store.root().join("blobs/sha256").join(blob);
+    let load = ["load".as_ref(), "-i".as_ref(), saved.as_os_str()];
+    for damage in ["index", "pack", "layer.json", "blob"] {
+        for by_pull in [true, false] {
+            match damage {
+                "blob" => fs::write(&blob, b"short").unwrap(),
+                file => fs::write(layer.join(file), b"short").unwrap(),
+            }
+            let output = match by_pull {
+                true => store.run(pull),
+                false => store.run(load),
+            };
+            let said = String::from_utf8(output.stderr).unwrap();
+            let told = damage == "blob" || said.contains("was damaged, and is made again");
+            assert!(told, "{damage}: {said}");
+            assert_eq!(store.stdout(["cat", "app:1:/file"]), "base");
+            store.run(["check"]);
+        }
+    }
 }
 
 #[test]

@@ -329,6 +329,17 @@ fn inspect_has_docker_fields_and_templates() {
             "{format}"
         );
     }
+    // Stores of before do not tell the time of the last name.
+    let tagged = store.stdout(["inspect", "-f", "{{.Metadata.LastTagTime}}", "app:1"]);
+    assert!(
+        tagged.starts_with("20") && tagged.ends_with("Z\n"),
+        "{tagged}"
+    );
+    let index = fs::read_to_string(store.root().join("index.json")).unwrap();
+    let index = index.replace("io.github.plyfs.tagged", "unknown");
+    fs::write(store.root().join("index.json"), index).unwrap();
+    let tagged = store.stdout(["inspect", "-f", "{{.Metadata.LastTagTime}}", "app:1"]);
+    assert_eq!(tagged, "0001-01-01T00:00:00Z\n");
     let said = store.fails(2, ["inspect", "-f", "{{.Nothing}}", "app:1"]);
     assert!(said.contains("cannot use the format"), "{said}");
     assert!(

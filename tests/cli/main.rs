@@ -8,6 +8,8 @@ mod damage;
 mod helper;
 mod importing;
 mod inspect;
+mod interchange;
+mod introductions;
 mod listing;
 mod logins;
 mod made;

@@ -85,6 +85,83 @@ fn regression_wrong_names_are_usage_errors_everywhere() {
 }
 
 #[test]
+fn regression_wrong_arguments_are_told_in_one_line() {
+    let store = Store::new();
+    for (arguments, why, hint) in [
+        (
+            &["pull"][..],
+            "the following required arguments were not provided: <IMAGE>...",
+            "plyfs pull --help",
+        ),
+        (
+            &["image", "ls", "--al"],
+            "unexpected argument '--al' found",
+            "a similar argument exists: '--all'",
+        ),
+        (
+            &["images", "extra", "--sort", "colour"],
+            "invalid value 'colour' for '--sort <KEY>'",
+            "plyfs images --help",
+        ),
+        (
+            &["tag", "a:1", "UPPER:1"],
+            "invalid value 'UPPER:1' for '<NAME[:TAG]>...'",
+            "plyfs tag --help",
+        ),
+        (
+            &["psuh", "x"],
+            "unrecognized subcommand 'psuh'",
+            "a similar subcommand exists: 'push'",
+        ),
+        (
+            &["import", "https://example.org/root.tar"],
+            "it is an address",
+            "curl -fL https://example.org/root.tar | plyfs import - NAME",
+        ),
+    ] {
+        let said = store.fails(2, arguments);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(
+            lines[0].starts_with("plyfs: ") && lines[0].contains(why),
+            "{said}"
+        );
+        assert_eq!(lines[1], format!("hint: {hint}"), "{said}");
+    }
+}
+
+#[test]
+fn regression_hints_name_what_can_help() {
+    let store = Store::new();
+    import(&store, "a:1", b"x");
+    for (arguments, hint) in [
+        (
+            &["save", "--platform", "linux/s390x", "a:1"][..],
+            "plyfs pull --platform linux/s390x a:1",
+        ),
+        (&["inspect", "deadbeef"], "plyfs image ls lists what is"),
+        (
+            &["history", "sha256:0123456789ab"],
+            "plyfs image ls lists what is",
+        ),
+        (
+            &["export", "web"],
+            "plyfs container ls and plyfs image ls list what is there",
+        ),
+        (
+            &["history", "nothing/like/it"],
+            "plyfs pull nothing/like/it",
+        ),
+    ] {
+        let said = store.fails(1, arguments);
+        assert!(
+            said.ends_with(&format!("hint: {hint}\n")),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn regression_a_store_that_is_not_there() {
     let directory = temp_dir();
     let plyfs = |root: &str| {

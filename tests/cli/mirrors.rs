@@ -4,8 +4,9 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
+use super::import;
 use super::made::{Layout, Made};
-use super::support::{Need, Registry, Store, require, text};
+use super::support::{Need, Registry, Setup, Store, fail, require, text};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -108,11 +109,76 @@ fn hosts_toml_names_mirrors_too() {
     assert_eq!(store.stdout(["cat", "app:1:/file"]), "base");
 }
 
+/// What the machine's files say of one registry holds for every verb that reaches it.
+#[test]
+fn a_registry_is_reached_as_its_files_say() {
+    if !require(NEEDS) || !require(&["openssl", "htpasswd"].map(Need::Program)) {
+        return;
+    }
+    let registry = Registry::set_up(&Setup {
+        tls: true,
+        credentials: Some(("me", "secret")),
+        ..Setup::default()
+    });
+    let store = Store::new();
+    let (host, place) = (registry.address(), store.root().with_file_name("config"));
+    let conf = place.join("registries.conf");
+    let toml = place.join(format!("containerd/certs.d/{}_", host.replace(':', "_")));
+    fs::create_dir_all(&toml).unwrap();
+    let toml = toml.join("hosts.toml");
+    let name = registry.reference("app:1");
+    import(&store, &name, b"x");
+    let auth = place.join("auth.json");
+    let plyfs = |arguments: &[&str]| {
+        let mut command = store.command(arguments);
+        command
+            .env("CONTAINERS_REGISTRIES_CONF", &conf)
+            .env("REGISTRY_AUTH_FILE", &auth)
+            .env("XDG_CONFIG_HOME", &place);
+        command
+    };
+    let login = ["login", "-u", "me", "-p", "secret", host];
+    fs::write(&conf, "").unwrap();
+    let said = fail(&mut plyfs(&login), 1);
+    assert!(said.contains("certificate"), "{said}");
+
+    let ca = registry.data().join("ca.pem");
+    for (file, text) in [
+        (
+            &conf,
+            format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n"),
+        ),
+        (
+            &toml,
+            format!("server = \"https://{host}\"\nca = \"{}\"\n", ca.display()),
+        ),
+        (
+            &toml,
+            format!("[host.\"https://{host}\"]\nca = \"{}\"\n", ca.display()),
+        ),
+        (&toml, "skip_verify = true\n".to_owned()),
+    ] {
+        fs::write(file, &text).unwrap();
+        for arguments in [
+            &login[..],
+            &["push", "-q", &name],
+            &["pull", "-q", &name],
+            &["tags", &name],
+            &["search", "--registry", host, "app"],
+            &["inspect", "--remote", &name],
+            &["logout", host],
+        ] {
+            run(plyfs(arguments));
+        }
+        fs::write(file, "").unwrap();
+    }
+}
+
 #[test]
 fn names_of_images_are_completed() {
     let store = Store::new();
     for name in ["debian:12", "debian:13", "alpine:3"] {
-        super::import(&store, name, b"x");
+        import(&store, name, b"x");
     }
     let root = format!("--root={}", store.root().display());
     let mut command = store.command([""; 0]);

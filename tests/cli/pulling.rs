@@ -172,12 +172,14 @@ fn several_platforms_of_one_image() {
     assert_eq!(store.stdout(cat), "ibm");
     // Another one is added to those that are there.
     store.run(["pull", "-q", "--platform", "all", &name]);
-    assert_eq!(
-        stored(&store),
-        "image linux/amd64;image linux/arm64;image linux/s390x;"
-    );
+    let whole =
+        "image linux/amd64;image linux/arm64;image linux/s390x;attestation unknown/unknown;";
+    assert_eq!(stored(&store), whole);
     let told = store.stdout(["pull", "--platform", "all", &name]);
     assert!(told.contains("Image is up to date"), "{told}");
+    assert!(told.contains("Attestation of "), "{told}");
+    let told = store.stdout(["pull", "--dry-run", "--platform", "all", &name]);
+    assert!(told.contains("Would fetch: 0B"), "{told}");
     store.run(["check"]);
     let said = store.fails(1, ["pull", "--platform", "linux/riscv64", &name]);
     assert!(

@@ -11,7 +11,8 @@ use plyfs::oci::Digest;
 use serde_json::Value;
 
 use super::made::{Layout, Made, store_image};
-use super::support::{Need, Registry, Setup, Store, require, skopeo_copy, succeed};
+use super::reclaim::noise;
+use super::support::{Need, Registry, Setup, Store, require, skopeo_copy, succeed, wait_for};
 use super::{import, layout};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
@@ -148,6 +149,24 @@ fn all_tags_and_several_names() {
     let digest = format!("{app}@{}", Digest::of(b"x"));
     let said = store.fails(2, ["push", &digest]);
     assert!(said.contains("with a digest"), "{said}");
+    let said = store.fails(2, ["push", "-a", &format!("{app}:1")]);
+    assert!(said.contains("a tag does not go with --all-tags"), "{said}");
+    let id = store.stdout(["images", "-q", &format!("{app}:1")]);
+    for id in [id.trim(), &format!("sha256:{}", id.trim())] {
+        let said = store.fails(2, ["push", id]);
+        assert!(said.contains("it is no name to store it under"), "{said}");
+        assert!(
+            said.contains(&format!("hint: plyfs tag {id} NAME:TAG")),
+            "{said}"
+        );
+    }
+    let told = store.stdout(["push", "--json", &format!("{app}:1")]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["Name"], format!("{app}:1"));
+    assert!(
+        told["Digest"].as_str().unwrap().starts_with("sha256:"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -230,6 +249,40 @@ fn indexes_whole_and_in_part() {
     let index: Value = serde_json::from_slice(&raw(&name)).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 3, "{index}");
 
+    // Once they are, the index stays what it was: pushed, saved, loaded and pushed again.
+    pull("all");
+    let told = store.stdout(["push", &name]);
+    assert!(told.contains(&closing_line("1", &digest)), "{told}");
+    assert_eq!(Digest::of(&raw(&name)), digest);
+    let saved = store.root().with_file_name("saved.tar");
+    store.run([
+        "save".as_ref(),
+        name.as_ref(),
+        "-o".as_ref(),
+        saved.as_os_str(),
+    ]);
+    let (loaded, again) = (Store::new(), registry.reference("again:1"));
+    loaded.run(["load".as_ref(), "-i".as_ref(), saved.as_os_str()]);
+    loaded.run(["check"]);
+    loaded.run(["tag", &name, &again]);
+    loaded.run(["push", "-q", &again]);
+    assert_eq!(Digest::of(&raw(&again)), digest);
+    let all = ["--all", "--src-tls-verify=false"];
+    let everything = fetched(&store, &again, &all);
+    let mut stored = super::names(&loaded, "blobs/sha256");
+    stored.sort();
+    assert_eq!(everything, stored);
+    // What is damaged of them is found, and fetched again.
+    let statement = loaded
+        .root()
+        .join("blobs/sha256")
+        .join(attestation_blob(&loaded, &name));
+    fs::remove_file(&statement).unwrap();
+    let found = loaded.fails(1, ["check"]);
+    assert!(found.is_empty() || found.contains("plyfs: "), "{found}");
+    loaded.run(["pull", "-q", "--platform", "all", &again]);
+    loaded.run(["check"]);
+
     // Where the registry has the rest, the index is pushed as it is.
     let second = registry.reference("app:2");
     let all = ["--all", "--preserve-digests", "--dest-tls-verify=false"];
@@ -238,6 +291,17 @@ fn indexes_whole_and_in_part() {
     let told = store.stdout(["push", &second]);
     assert!(told.contains(&closing_line("2", &digest)), "{told}");
     assert_eq!(Digest::of(&raw(&second)), digest);
+}
+
+/// The name of the blob in which the first attestation of an image says what it says.
+fn attestation_blob(store: &Store, name: &str) -> String {
+    let format = "{{range .Manifests}}{{if eq .Kind \"attestation\"}}{{.Digest}}{{end}}{{end}}";
+    let digest = store.stdout(["inspect", "-f", format, name]);
+    let hex = digest.trim().strip_prefix("sha256:").unwrap();
+    let manifest = fs::read(store.root().join("blobs/sha256").join(hex)).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let blob = manifest["layers"][0]["digest"].as_str().unwrap();
+    blob.strip_prefix("sha256:").unwrap().to_owned()
 }
 
 #[test]
@@ -364,32 +428,37 @@ fn a_private_authority() {
 
 /// A proxy that breaks a connection when so much has come through it from the client, so many times.
 fn breaking(to: &str, after: usize, times: usize) -> String {
+    let left = AtomicUsize::new(times);
+    proxy(to, move |passed, _| {
+        let one_less = |left: usize| left.checked_sub(1);
+        let order = Ordering::Relaxed;
+        passed > after && left.fetch_update(order, order, one_less).is_ok()
+    })
+}
+
+/// A proxy that breaks a connection when `breaks` says so, which is told how much has come through it
+/// from the client, and what comes next.
+fn proxy(to: &str, breaks: impl Fn(usize, &[u8]) -> bool + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (to, left) = (to.to_owned(), Arc::new(AtomicUsize::new(times)));
+    let (to, breaks) = (to.to_owned(), Arc::new(breaks));
     std::thread::spawn(move || {
         for client in listener.incoming() {
-            let (client, left) = (client.unwrap(), Arc::clone(&left));
+            let (client, breaks) = (client.unwrap(), Arc::clone(&breaks));
             let server = TcpStream::connect(&to).unwrap();
             let (answers, back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            std::thread::spawn(move || forward(answers, back, |_| false));
-            std::thread::spawn(move || {
-                let one_less = |left: usize| left.checked_sub(1);
-                forward(client, server, |passed| {
-                    let order = Ordering::Relaxed;
-                    passed > after && left.fetch_update(order, order, one_less).is_ok()
-                });
-            });
+            std::thread::spawn(move || forward(answers, back, &|_, _| false));
+            std::thread::spawn(move || forward(client, server, &*breaks));
         }
     });
     address
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, breaks: impl Fn(usize) -> bool) {
+fn forward(mut from: TcpStream, mut to: TcpStream, breaks: &dyn Fn(usize, &[u8]) -> bool) {
     let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         passed += count;
-        if breaks(passed) || to.write_all(&buffer[..count]).is_err() {
+        if breaks(passed, &buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
@@ -412,6 +481,39 @@ fn a_line_that_breaks() {
     import(&store, &name, &content);
     let told = store.stdout(["push", &name]);
     assert!(told.contains("1: digest: sha256:"), "{told}");
+    let found = registry.reference("app:1");
+    let mut stored = super::names(&store, "blobs/sha256");
+    stored.sort();
+    assert_eq!(fetched(&store, &found, &[]), stored);
+}
+
+/// A push that is killed between two parts of a blob goes on there when it is begun again.
+#[test]
+fn a_push_that_was_killed() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (parts, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, sent) = (Arc::clone(&parts), Arc::clone(&all));
+    let line = proxy(registry.address(), move |_, next| {
+        sent.fetch_add(next.len(), Ordering::Relaxed);
+        // Nothing of the third part comes through until there is another process.
+        next.starts_with(b"PATCH") && seen.fetch_add(1, Ordering::Relaxed) == 2
+    });
+    let name = format!("{line}/app:1");
+    import(&store, &name, &noise(40 << 20));
+    let mut push = store.command(["push", &name]).spawn().unwrap();
+    wait_for("the third part", || parts.load(Ordering::Relaxed) >= 3);
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert_eq!(super::names(&store, "uploads").len(), 1);
+    all.store(0, Ordering::Relaxed);
+    let told = store.stdout(["push", &name]);
+    assert!(told.contains("1: digest: sha256:"), "{told}");
+    assert_eq!(super::names(&store, "uploads"), [""; 0]);
+    let again = all.load(Ordering::Relaxed);
+    assert!(again < 16 << 20, "{again} bytes were sent again");
     let found = registry.reference("app:1");
     let mut stored = super::names(&store, "blobs/sha256");
     stored.sort();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::support::{Need, Registry, Store, User, odd_image, require};
+use super::support::{Need, Registry, Store, User, odd_image, require, wait_for};
 use super::{compare_with_expected, layout};
 
 /// A pull that was killed at any point can be finished, and leaves nothing behind that `check` minds.
@@ -55,7 +55,11 @@ fn a_killed_pull_can_be_finished() {
                 .set_modified(SystemTime::now() - eight_days)
                 .unwrap();
         }
-        store.run(["image", "rm", &reference]);
+        // The daemon of the mount ends a moment after it.
+        wait_for("the removal of the image", || {
+            let mut remove = store.command(["image", "rm", &reference]);
+            remove.output().unwrap().status.success()
+        });
         for place in [
             "ingest",
             "trash",
@@ -216,4 +220,18 @@ fn regression_a_store_is_not_made_among_other_files() {
     fs::create_dir_all(root.join("layers/sha256")).unwrap();
     other.run(["pull", "-q", &place, "--name", "one:1"]);
     assert_eq!(other.stdout(["cat", "one:1:/file"]), "one");
+}
+
+#[test]
+fn regression_a_store_that_was_not_made_to_its_end_is_none_yet() {
+    let store = Store::new();
+    let root = store.root();
+    for name in ["layers/sha256", "blobs/sha256", "ingest", "leases", "trash"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    assert_eq!(store.stdout(["images", "-q"]), "");
+    let said = store.fails(1, ["check"]);
+    assert!(said.contains("there is no store at"), "{said}");
+    super::import(&store, "one:1", b"one");
+    store.run(["check"]);
 }

@@ -1,6 +1,7 @@
 //! `save` and `load`: what they write and read, also of and for other tools, and what stays of them when
 //! they fail.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -199,10 +200,25 @@ impl Podman {
         Podman(temp_dir())
     }
 
-    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
-        let mut command = Command::new("podman");
-        let option = |name: &str| format!("--{name}={}", self.0.path().join(name).display());
-        command.args([option("root"), option("runroot"), option("tmpdir")]);
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        self.tool("podman", &["root", "runroot", "tmpdir"], args)
+    }
+
+    /// buildah with the same storage.
+    pub fn buildah<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        self.tool("buildah", &["root", "runroot"], args)
+    }
+
+    fn tool<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        places: &[&str],
+        args: impl IntoIterator<Item = S>,
+    ) -> String {
+        let mut command = Command::new(program);
+        for name in places {
+            command.arg(format!("--{name}={}", self.0.path().join(name).display()));
+        }
         command.arg("--storage-driver=vfs").args(args);
         String::from_utf8(succeed(&mut command).stdout).unwrap()
     }
@@ -400,6 +416,40 @@ fn names_that_stood_for_another_image() {
     assert_eq!(said, "Loaded image: app:1\n");
     // Once more changes nothing.
     assert_eq!(load(&store, &path), "Loaded image: app:1\n");
+}
+
+#[test]
+fn regression_names_that_are_none_are_not_dropped_in_silence() {
+    let store = Store::new();
+    store_image(&store, "app:1", &Made::default());
+    let path = save(&store, "app.tar", &["app:1"]);
+    let mut archive = fs::read(&path).unwrap();
+    let name = b"docker.io/library/app:1";
+    let places = archive.windows(name.len()).enumerate();
+    let places: Vec<usize> = places
+        .filter(|(_, it)| it == name)
+        .map(|(at, _)| at)
+        .collect();
+    for at in places {
+        archive[at..at + name.len()].copy_from_slice(b"docker.io/library/APP:1");
+    }
+    fs::write(&path, archive).unwrap();
+    let other = Store::new();
+    let output = other.run([
+        "load".as_ref(),
+        "--json".as_ref(),
+        "-i".as_ref(),
+        path.as_os_str(),
+    ]);
+    let said = text(&output);
+    assert!(
+        said.contains("left out the name \"docker.io/library/APP:1\""),
+        "{said}"
+    );
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["Names"], Value::Array(Vec::new()), "{told}");
+    let id = other.stdout(["images", "-q", "--no-trunc"]);
+    assert_eq!(told["Id"], id.trim());
 }
 
 #[test]

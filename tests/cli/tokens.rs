@@ -16,13 +16,13 @@ use super::support::{Need, Registry, Setup, Store, require, succeed, temp_dir};
 
 /// A token server that knows `me` by the password `secret`, lets everybody read `public/...` and
 /// nobody write `closed/...`.
-struct Tokens {
+pub struct Tokens {
     address: String,
     directory: tempfile::TempDir,
 }
 
 impl Tokens {
-    fn start() -> Tokens {
+    pub fn start() -> Tokens {
         let directory = temp_dir();
         let mut openssl = Command::new("openssl");
         openssl.args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tokens".split(' '));
@@ -40,7 +40,7 @@ impl Tokens {
     }
 
     /// What a registry that trusts it has in its configuration.
-    fn config(&self) -> String {
+    pub fn config(&self) -> String {
         let (address, place) = (&self.address, self.directory.path().display());
         format!(
             "auth:\n  token: {{realm: \"http://{address}/token\", service: lab, issuer: lab, \

@@ -1,8 +1,16 @@
 //! Containers that write through the kernel's overlay over the one mount of their image.
 
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::SOURCES;
 use crate::fixture::{Containerd, layout, require_containerd};
-use crate::support::{Need, Registry};
+use crate::support::{Need, Registry, children, plyfs_program, require, succeed, wait_for};
 
 /// Tells what a container's root is.
 const ROOT: &str = "grep ' / ' /proc/mounts | cut -d ' ' -f 3";
@@ -107,6 +115,81 @@ fn a_container_in_a_user_namespace_has_its_own_owners() {
     let look = "stat -c %u:%g /root /root/new /etc/issue /bin";
     assert_eq!(it.exec("mapped", look), owners);
     for name in ["plain", "mapped"] {
+        it.remove_container(name);
+    }
+    it.remove_images(&[&image]);
+}
+
+/// The process that holds the mount on `path`.
+fn holder(path: &Path) -> u32 {
+    let mounts = succeed(Command::new(plyfs_program()).args(["mounts", "--json"]));
+    let mounts: serde_json::Value = serde_json::from_slice(&mounts.stdout).unwrap();
+    let mut mounts = mounts.as_array().unwrap().iter();
+    let mount = mounts.find(|mount| mount["mountPoint"] == text_of(path));
+    mount.unwrap()["pid"].as_u64().unwrap().try_into().unwrap()
+}
+
+fn text_of(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Lets the kernel forget what nobody has mapped of a file.
+fn drop_pages(path: &Path) {
+    let file = File::open(path).unwrap();
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+}
+
+/// Reads, looks up, lists, executes and writes; the first failure ends it.
+const WORK: &str = "set -e; i=0; while [ $i -lt 200 ]; do i=$((i + 1))
+cat /bin/busybox > /copy; cmp /bin/busybox /copy
+if [ -e /bin/missing-$i ]; then exit 1; fi
+ls -lR /etc /bin > /list; /bin/true
+echo $i >> /etc/issue; done; echo $i";
+
+#[test]
+fn no_container_notices_when_the_server_of_their_image_is_killed() {
+    // The kernel that can do passthrough can send requests again.
+    if !require(&[Need::Passthrough]) {
+        return;
+    }
+    let Some((it, image, _registry)) = with_image() else {
+        return;
+    };
+    let names = ["one", "two"];
+    for name in names {
+        it.start_container(&image, name);
+    }
+    let ours = it.mounts();
+    let root = ours.iter().find(|path| path.ends_with("image")).unwrap();
+    let before = holder(root);
+    let mut kills = 0;
+    std::thread::scope(|scope| {
+        let work = names.map(|name| {
+            let it = &it;
+            scope.spawn(move || it.exec(name, WORK))
+        });
+        while !work.iter().all(|work| work.is_finished()) {
+            let &[server] = &*children(holder(root)) else {
+                continue;
+            };
+            kill(Pid::from_raw(server.try_into().unwrap()), Signal::SIGKILL).unwrap();
+            wait_for("another server", || {
+                children(holder(root)).iter().any(|&pid| pid != server)
+            });
+            drop_pages(&root.join("bin/busybox"));
+            kills += 1;
+            if kills == 5 {
+                succeed(Command::new(plyfs_program()).arg("upgrade").arg(root));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(60));
+        }
+        for work in work {
+            assert_eq!(work.join().unwrap(), "200\n");
+        }
+    });
+    assert!(kills > 5, "{kills}");
+    assert_ne!(holder(root), before);
+    for name in names {
         it.remove_container(name);
     }
     it.remove_images(&[&image]);

@@ -6,6 +6,7 @@ use plyfs::layer::FileKind;
 use plyfs::layer::directory::OverrideKey;
 use plyfs::union::NodeNumber;
 use plyfs::union::stack::StackOptions;
+use plyfs::whiteout::Namespace;
 
 /// Layers topmost first, and what their union is.
 fn check(cases: &[Case<'_>]) {
@@ -105,13 +106,17 @@ fn whiteouts() {
 fn opaque_directories() {
     let low: &[&str] = &["f d/a low", "f d/s/b low", "f e/c low"];
     let expected: &[&str] = &["d d", "f d/new top", "d e", "f e/c low"];
+    for mark in ["x d trusted.overlay.opaque y", "oa d"] {
+        check(&[(mark, &[&["f d/new top", mark], low], expected)]);
+    }
     for mark in [
-        "x d trusted.overlay.opaque y",
         "x d user.overlay.opaque y",
         "x d user.fuseoverlayfs.opaque y",
         "oa d",
     ] {
-        check(&[(mark, &[&["f d/new top", mark], low], expected)]);
+        let mut lab = Lab::new();
+        let layers = lab.layers(&[&["f d/new top", mark], low]);
+        assert_eq!(text(&open_for_user(&layers)), expected, "{mark}");
     }
     check(&[
         (
@@ -202,6 +207,66 @@ fn kinds_hide_each_other() {
     ]);
 }
 
+fn open_for_user(layers: &[std::path::PathBuf]) -> plyfs::union::stack::Stack {
+    let options = StackOptions {
+        marks: Namespace::User,
+        ..StackOptions::default()
+    };
+    open_with(layers, &[], options)
+}
+
+/// Whoever owns a directory of a layer could read what others keep from him, through a mount of root.
+#[test]
+fn regression_marks_that_anybody_can_set_count_for_users_only() {
+    if !require(Need::Root) {
+        return;
+    }
+    let marked: &[&str] = &[
+        "f home/mine not me",
+        "x home/mine user.overlay.metacopy",
+        "x home/mine user.overlay.redirect /etc/shadow",
+        "d home/etc",
+        "x home/etc user.overlay.redirect /etc",
+        "x home/etc user.overlay.opaque x",
+        "f home/etc/empty ",
+        "x home/etc/empty user.overlay.whiteout y",
+        "x home user.fuseoverlayfs.opaque y",
+    ];
+    let mut lab = Lab::new();
+    let layers = lab.layers(&[marked, &["f etc/shadow secret", "f home/low low"]]);
+    let expected = [
+        "d etc",
+        "f etc/shadow secret",
+        "d home",
+        "d home/etc",
+        "f home/etc/empty ",
+        "f home/low low",
+        "f home/mine not me",
+    ];
+    assert_eq!(text(&open(&layers)), expected);
+    let names = |stack: &plyfs::union::stack::Stack| {
+        let rows = rows(stack);
+        let names = rows[&b"/home/mine"[..]].xattrs.keys();
+        names
+            .map(|name| name.escape_ascii().to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&open(&layers)),
+        ["user.overlay.metacopy", "user.overlay.redirect"]
+    );
+    let expected = [
+        "d etc",
+        "f etc/shadow secret",
+        "d home",
+        "d home/etc",
+        "f home/etc/shadow secret",
+        "f home/mine secret",
+    ];
+    assert_eq!(text(&open_for_user(&layers)), expected);
+    assert!(names(&open_for_user(&layers)).is_empty());
+}
+
 #[test]
 fn private_attributes_are_hidden_and_escaped_ones_shown() {
     if !require(Need::Root) {
@@ -212,7 +277,7 @@ fn private_attributes_are_hidden_and_escaped_ones_shown() {
         "f a x",
         "x a user.mime text",
         "x a trusted.overlay.origin o",
-        "x a user.overlay.impure y",
+        "x a trusted.overlay.impure y",
         "x a trusted.overlay.overlay.opaque y",
         "x a trusted.own 1",
         "l l a",
@@ -255,6 +320,7 @@ fn owners_in_attributes() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let layers = lab.layers(&[&lines]);
     let options = StackOptions {
+        marks: Namespace::Trusted,
         override_key: Some(OverrideKey::Containers),
         ids: IdMap {
             users: "0:100:10".parse().expect("a range"),

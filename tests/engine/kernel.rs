@@ -12,6 +12,7 @@ use plyfs::layer::FileKind;
 use plyfs::sys::at::RootFd;
 use plyfs::union::stack::StackOptions;
 use plyfs::whiteout;
+use plyfs::whiteout::Namespace;
 
 /// Runs `test` where mounts are seen by nobody else and end with it.
 pub fn in_private_mounts(test: impl FnOnce() + Send) {
@@ -143,10 +144,15 @@ pub fn assert_same(ours: Rows, theirs: &Rows) {
 fn compare(layers: &[PathBuf], data: &[PathBuf], at: &Path, options: &str) {
     mount_overlay(at, layers, data, options);
     let theirs = mounted(at);
-    assert_same(
-        rows(&open_with(layers, data, StackOptions::default())),
-        &theirs,
-    );
+    let marks = match options.contains("userxattr") {
+        true => Namespace::User,
+        false => Namespace::Trusted,
+    };
+    let stack_options = StackOptions {
+        marks,
+        ..StackOptions::default()
+    };
+    assert_same(rows(&open_with(layers, data, stack_options)), &theirs);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The filesystem family without a mount: unions over layers made in temporary directories.
+//! The filesystem family: unions over layers made in temporary directories, mostly without a mount.
 
 mod chain;
 mod dialects;
@@ -8,6 +8,7 @@ mod follow;
 mod identity;
 mod kernel;
 mod model;
+mod mounted;
 mod null_device;
 mod odd;
 mod reference;

@@ -69,11 +69,9 @@ fn lines(layer: &Layer, dialect: u8) -> Vec<String> {
             Thing::Directory { opaque } => {
                 lines.push(format!("d {path}"));
                 if *opaque {
-                    lines.push(match dialect % 4 {
+                    lines.push(match dialect % 2 {
                         0 => format!("x {path} trusted.overlay.opaque y"),
-                        1 => format!("oa {path}"),
-                        2 => format!("x {path} user.overlay.opaque y"),
-                        _ => format!("x {path} user.fuseoverlayfs.opaque y"),
+                        _ => format!("oa {path}"),
                     });
                 }
             }

@@ -134,8 +134,8 @@ pub fn ours(overlay: &Overlay, op: &Op) -> Result<(), Errno> {
     })
 }
 
-/// Whether a path is to be followed nowhere: the engine is asked by names, not by paths.
-fn theirs(root: &Path, op: &Op) -> Result<(), Errno> {
+/// The same in a directory; no path is followed anywhere, since the engine is asked by names.
+pub fn theirs(root: &Path, op: &Op) -> Result<(), Errno> {
     let full = |p: &String| root.join(p);
     let run = || -> io::Result<()> {
         match op {
@@ -317,7 +317,7 @@ pub fn age(root: &Path) {
 }
 
 /// Compares trees, and the numbers of nodes with those of the last time.
-fn compare(ours: &Rows, theirs: &Rows, known: &mut BTreeMap<u64, (u64, u32)>, context: &str) {
+pub fn compare(ours: &Rows, theirs: &Rows, known: &mut BTreeMap<u64, (u64, u32)>, context: &str) {
     let paths = |rows: &Rows| -> Vec<String> {
         rows.iter()
             .map(|(p, r)| format!("{} {:?}", p.escape_ascii(), r.kind))
@@ -417,7 +417,7 @@ fn run_with(seed: u64, metacopy_redirect: bool, steps: usize, packed: bool, over
 }
 
 /// Gives some files of layers further names.
-fn add_links(layers: &[PathBuf]) {
+pub fn add_links(layers: &[PathBuf]) {
     for layer in layers {
         for (old, new) in [("a", "z"), ("b/a", "b/y"), ("c", "c2"), ("a/b", "x")] {
             let (old, new) = (layer.join(old), layer.join(new));

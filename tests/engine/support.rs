@@ -20,12 +20,15 @@ pub enum Need {
     Root,
     /// POSIX ACLs in temporary directories.
     Acls,
+    /// /dev/fuse.
+    Fuse,
 }
 
 /// Whether `need` is there. Says why a test is skipped, and does not let CI skip it.
 pub fn require(need: Need) -> bool {
     let there = match need {
         Need::Root => nix::unistd::geteuid().is_root(),
+        Need::Fuse => Path::new("/dev/fuse").exists(),
         Need::Acls => {
             let dir = tempfile::tempdir().expect("a temporary directory");
             let mut acl = vec![2, 0, 0, 0];

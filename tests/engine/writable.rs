@@ -491,6 +491,15 @@ fn row(overlay: &Overlay, attributes: &Attributes) -> Row {
 
 /// A directory on disk, as rows.
 pub fn plain(root: &Path) -> Rows {
+    on_disk(root, false)
+}
+
+/// The same of a mount of the kernel's overlayfs, which lists whiteouts of directories that only one layer has.
+pub fn by_kernel(root: &Path) -> Rows {
+    on_disk(root, true)
+}
+
+fn on_disk(root: &Path, lists_whiteouts: bool) -> Rows {
     let mut rows = Rows::new();
     let mut pending = vec![(root.to_owned(), Vec::new())];
     while let Some((directory, path)) = pending.pop() {
@@ -498,7 +507,10 @@ pub fn plain(root: &Path) -> Rows {
         for entry in std::fs::read_dir(&directory).expect("a listing") {
             let name = entry.expect("an entry").file_name();
             let name = name.as_bytes();
-            let stat = fd.stat(name).expect("attributes");
+            let stat = match fd.stat(name) {
+                Err(_) if lists_whiteouts => continue,
+                stat => stat.expect("attributes"),
+            };
             let child = directory.join(OsStr::from_bytes(name));
             let path = [&path[..], b"/", name].concat();
             let kind = FileKind::from_mode(stat.mode).expect("a kind");

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use nix::errno::Errno;
-use plyfs::overlay::{NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
+use plyfs::overlay::{Namespace, NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
 
 use super::support::{Need, make, require, set_xattr};
 use super::writable::{Paths, Writable, errno, names, read, tree};
@@ -262,4 +262,36 @@ fn regression_a_rename_repeats_nothing_to_who_reads_the_directory() {
         assert_eq!((seen.len(), count), (42, 42), "after {steps}");
         overlay.forget(directory, 1);
     }
+}
+
+/// What a crash leaves of whiteouts in a directory that has become opaque, where the kernel would take those by
+/// attribute for files.
+#[test]
+fn regression_whiteouts_in_an_opaque_directory_are_removed() {
+    let mut lab = Writable::new(&[&["f d/gone 1", "f d/old 2", "f d/kept 3"]]);
+    lab.options.namespace = Some(Namespace::User);
+    for line in [
+        "f d/gone ",
+        "x d/gone user.overlay.whiteout y",
+        "f d/old ",
+        "x d/old user.overlay.whiteout y",
+        "f d/kept ",
+        "x d user.overlay.opaque y",
+    ] {
+        make(&lab.upper, line).expect("an upper");
+    }
+    let before = lab.upper.join("d").metadata().expect("a directory");
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    let names_of = |paths: &Paths<'_>| {
+        let rows = tree(paths.0);
+        let names = rows.keys().map(|path| path.escape_ascii().to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names_of(&paths), ["/d", "/d/kept"]);
+    assert_eq!(lab.upper_names("d"), ["kept"]);
+    let after = lab.upper.join("d").metadata().expect("a directory");
+    assert_eq!(before.modified().ok(), after.modified().ok());
+    paths.create("d/gone", b"new").expect("a file");
+    assert_eq!(names_of(&paths), ["/d", "/d/gone", "/d/kept"]);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nix::fcntl::AT_FDCWD;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::support::{
     MountGuard, Need, Store, User, is_root, require, succeed, temp_dir, wait_for,
 };
+pub use crate::support::{alive, children};
 
 /// The ways in which contents reach readers, as options.
 pub const WAYS: [&str; 2] = ["data=cached", "data=passthrough"];
@@ -137,14 +138,6 @@ pub fn daemon(mountpoint: &Path) -> Option<u32> {
             .any(|word| word == mountpoint);
         (ours && alive(pid)).then_some(pid)
     })
-}
-
-/// Whether a process lives (one that nobody has waited for does not).
-pub fn alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 /// Waits until a process has ended.

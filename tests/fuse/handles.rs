@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::fixture::Lab;
+use crate::writable::Writable;
 
 /// `struct file_handle` with room for the largest.
 #[repr(C)]
@@ -61,4 +62,41 @@ fn a_handle_opens_its_file_after_everything_was_forgotten() {
         let opened = open(&root, &mut handle).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(opened.metadata().unwrap().ino(), number, "{name}");
     }
+}
+
+/// File systems give the inode number of what was removed to something new.
+#[test]
+fn regression_a_handle_of_a_removed_file_opens_nothing_else() {
+    let Some(union) = Writable::new() else { return };
+    let mount = union.mount(&[]);
+    let root = File::open(mount.path()).unwrap();
+    let make = |name: &str| {
+        let path = mount.path().join(name);
+        fs::write(&path, name).unwrap();
+        path
+    };
+    let removed: Vec<_> = (0..20)
+        .map(|number| {
+            let path = make(&format!("old{number}"));
+            let handle = handle_of(&path);
+            fs::remove_file(path).unwrap();
+            handle
+        })
+        .collect();
+    // What is new is told from it by the time when it was made, which has ticks.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let kept: Vec<_> = (0..20)
+        .map(|number| make(&format!("new{number}")))
+        .collect();
+    for mut handle in removed {
+        let opened = open(&root, &mut handle);
+        let errno = opened.map_err(|error| error.raw_os_error());
+        assert_eq!(errno.expect_err("it is gone"), Some(libc::ESTALE));
+    }
+    for path in kept {
+        let mut handle = handle_of(&path);
+        open(&root, &mut handle).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+    drop(root);
+    mount.unmount();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
 
-use crate::fixture::{Lab, alive, ends, signal};
+use crate::fixture::{Lab, alive, children, ends, signal};
 use crate::support::{succeed, wait_for};
 
 /// Whether something is mounted on the usual mount point of `lab`, and what.
@@ -196,7 +196,12 @@ fn the_end_of_a_mount_namespace_ends_the_daemon_in_it() {
 fn a_killed_daemon_leaves_a_dead_mount_that_can_be_unmounted() {
     let Some(lab) = Lab::new() else { return };
     let mount = lab.mount(&[]);
-    signal(lab.daemon(), SIGKILL);
+    let holder = lab.daemon();
+    let servers = children(holder);
+    signal(holder, SIGKILL);
+    for server in servers {
+        signal(server, SIGKILL);
+    }
     wait_for("the mount to die", || {
         fs::metadata(mount.path()).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
     });

@@ -17,6 +17,7 @@ mod peers;
 mod peers_limits;
 mod plain;
 mod programs;
+mod recovery;
 mod stack;
 mod writable;
 mod write_coherence;

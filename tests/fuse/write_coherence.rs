@@ -282,6 +282,8 @@ fn set_id_bits_do_not_survive_a_stranger() {
             "printf x | dd of=\"$1\" conv=notrunc 2>&1",
             "printf x >> \"$1\"",
             "printf x > \"$1\"",
+            // Without a write the kernel is told a moment later.
+            ": > \"$1\"; sleep 0.1",
             "truncate -s 3 \"$1\"",
             "exec 3<>\"$1\"; printf y >&3; printf z >&3",
         ];

@@ -130,3 +130,24 @@ fn in_a_user_namespace_the_kernel_and_we_understand_each_other() {
         umount \"$0\"";
     assert_eq!(in_a_user_namespace(&union, script), "");
 }
+
+/// What was done in spite of an error is found: the kernel would believe for ever that it is not there.
+#[test]
+fn regression_a_name_that_was_made_in_spite_of_an_error_is_there() {
+    const OWNER: &str = "user.containers.override_stat";
+    let Some(union) = union() else { return };
+    let mount = union.mount(&[]);
+    let own = |owner: &str| {
+        let mut set = std::process::Command::new("setfattr");
+        let set = set.args(["-n", OWNER, "-v", owner]);
+        succeed(set.arg(union.upper().join("file")));
+    };
+    union.shell("echo text > file; ! test -e other");
+    own("nobody knows");
+    let said = union.shell("ln file other 2>&1 || true");
+    assert!(said.contains("Input/output error"), "{said}");
+    own("0:0:644:file");
+    // The kernel is told after it was answered.
+    union.shell("n=0; while ! test -e other; do test $n -lt 500; n=$((n+1)); sleep 0.01; done");
+    mount.unmount();
+}

@@ -4,6 +4,7 @@
 
 mod lab;
 mod logins;
+mod mirrors;
 mod real;
 mod scripted;
 mod server;

@@ -326,15 +326,20 @@ fn a_busy_server_is_given_time() {
     );
     assert!(started.elapsed() >= Duration::from_secs(1));
 
-    let registry = Server::start(|_| Answer::new(429, "").header("retry-after", "3600"));
+    let registry = Server::start(|_| {
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"log in for more"}]}"#;
+        Answer::new(429, body)
+            .header("ratelimit-limit", "100;w=21600")
+            .header("ratelimit-remaining", "0;w=21600")
+            .header("date", "Wed, 21 Oct 2015 07:28:00 GMT")
+            .header("retry-after", "Wed, 21 Oct 2015 08:28:00 GMT")
+    });
     let source = repository(&registry.name("app"), settings());
     let error = source.manifest(&ManifestName::Default).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .ends_with("it asks to wait for 3600 seconds"),
-        "{error}"
-    );
+    let expected = "refuses further requests for now: log in for more; it answers 100 requests in \
+        6 h; it asks to wait for 3600 seconds";
+    assert!(error.to_string().ends_with(expected), "{error}");
+    assert!(matches!(&error, Error::RateLimited(limit) if limit.anonymous));
     assert_eq!(registry.requests().len(), 1);
 
     let registry = Server::start(|_| {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use plyfs::oci::{Descriptor, Digest, MediaType};
 use plyfs::registry::{
-    BlobSource, Credentials, Error, ManifestName, Registry, Repository, Settings, Upload,
+    BlobSource, Credentials, Error, KeptUpload, ManifestName, Registry, Repository, Settings,
+    Upload, Uploads,
 };
 
 use crate::lab::{noise, settings, user};
@@ -77,6 +78,16 @@ fn push_with(
     settings: Settings,
     elsewhere: &[String],
 ) -> Result<Upload, Error> {
+    push_keeping(server, content, settings, elsewhere, &())
+}
+
+fn push_keeping(
+    server: &Server,
+    content: &[u8],
+    settings: Settings,
+    elsewhere: &[String],
+    uploads: &dyn Uploads,
+) -> Result<Upload, Error> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("blob");
     std::fs::write(&path, content).unwrap();
@@ -85,6 +96,7 @@ fn push_with(
         file: Some(&File::open(path).unwrap()),
         elsewhere,
         sent: &|_| {},
+        uploads,
     })
 }
 
@@ -175,6 +187,51 @@ fn a_broken_upload_goes_on_where_the_registry_is() {
         asked(&server, &["POST", "PATCH", "PUT"]),
         ["POST", &first, &lost, &rest, "PUT"]
     );
+}
+
+/// Keeps one upload, as the store does.
+#[derive(Default)]
+struct OneUpload(Mutex<Option<KeptUpload>>);
+
+impl Uploads for OneUpload {
+    fn recall(&self, repository: &str, _blob: &Digest) -> Option<KeptUpload> {
+        assert!(repository.ends_with("/app"), "{repository}");
+        self.0.lock().unwrap().clone()
+    }
+
+    fn keep(&self, _repository: &str, _blob: &Digest, upload: Option<&KeptUpload>) {
+        *self.0.lock().unwrap() = upload.cloned();
+    }
+}
+
+#[test]
+fn an_upload_goes_on_in_a_later_push() {
+    for remembered in [true, false] {
+        let kept = Shared::default();
+        let (shared, gone) = (Arc::clone(&kept), Arc::new(Mutex::new(true)));
+        let is_gone = Arc::clone(&gone);
+        let server = Server::start(move |request| match request.method.as_str() {
+            "PATCH"
+                if shared.lock().unwrap().received.len() == CHUNK && *is_gone.lock().unwrap() =>
+            {
+                Answer::new(401, "")
+            }
+            "GET" if !remembered && request.target.contains("uploads") => Answer::new(404, ""),
+            _ => keep(&shared, request),
+        });
+        let (large, uploads) = (noise(CHUNK + 1000), OneUpload::default());
+        let push = || push_keeping(&server, &large, settings(), &[], &uploads);
+        push().unwrap_err();
+        let address = uploads.0.lock().unwrap().as_ref().unwrap().address.clone();
+        assert_eq!(address, server.url("/v2/app/blobs/uploads/1?state=x"));
+        *gone.lock().unwrap() = false;
+        assert_eq!(push().unwrap(), Upload::Sent);
+        assert_eq!(kept.lock().unwrap().finished, [large]);
+        assert_eq!(*uploads.0.lock().unwrap(), None);
+        // What the registry has still is not sent again; what it has given up begins anew.
+        let opened = if remembered { 1 } else { 2 };
+        assert_eq!(asked(&server, &["POST"]).len(), opened);
+    }
 }
 
 #[test]

@@ -64,6 +64,47 @@ impl Fixture {
     }
 }
 
+/// What docker's introduction does with commit: the image that is made runs, and shows what was changed.
+#[test]
+fn what_was_committed_runs() {
+    if !require(&[&NEEDS[..], &[Need::PlainUser]].concat()) {
+        return;
+    }
+    for user in [User::Same, User::Plain] {
+        let fixture = Fixture::new(user);
+        let change = [
+            "run",
+            "--name",
+            "web",
+            "--user",
+            "root",
+            "--entrypoint",
+            "sh",
+            "app",
+            "-c",
+            "echo changed >/tmp-file",
+        ];
+        succeed(&mut fixture.command(&change));
+        let changes = fixture.store.stdout(["container", "diff", "web"]);
+        assert!(changes.contains("A /tmp-file\n"), "{changes}");
+        fixture.store.run([
+            "commit",
+            "-c",
+            "USER root",
+            "-c",
+            "ENTRYPOINT []",
+            "web",
+            "app:2",
+        ]);
+        fixture.store.run(["container", "rm", "web"]);
+        assert_eq!(
+            fixture.run(&["app:2", "sh", "-c", "read line </tmp-file; echo $line"]),
+            "changed\n"
+        );
+        fixture.is_clean();
+    }
+}
+
 #[test]
 fn the_image_says_what_is_run_and_how() {
     if !require(&[&NEEDS[..], &[Need::Root]].concat()) {

@@ -186,7 +186,7 @@ pub fn plyfs_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let copy = shared_dir().join("plyfs");
-        fs::copy(env!("CARGO_BIN_EXE_plyfs"), &copy).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_plyfs")), &copy);
         copy
     })
 }
@@ -196,9 +196,15 @@ pub fn helper_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let copy = shared_dir().join("mount.plyfs");
-        fs::copy(built_helper(), &copy).unwrap();
+        copy_program(&built_helper(), &copy);
         copy
     })
+}
+
+/// Copies a program that is run next. A process of its own does it: what another thread starts meanwhile
+/// would hold the copy open for writing, and nobody could run it ("text file busy").
+fn copy_program(from: &Path, to: &Path) {
+    succeed(Command::new("cp").arg(from).arg(to));
 }
 
 fn built_helper() -> PathBuf {
@@ -307,6 +313,22 @@ pub fn skopeo_copy(args: &[&str], from: &str, to: &str) {
         .args(args)
         .args([from, to]);
     succeed(&mut command);
+}
+
+/// The living children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    children.filter(|&pid| alive(pid)).collect()
+}
+
+/// Whether a process lives (one that nobody has waited for does not).
+pub fn alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 /// Waits until `done` or panics.

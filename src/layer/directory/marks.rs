@@ -8,6 +8,8 @@ use std::io;
 
 use crate::layer::FileKind;
 use crate::sys::at::RootFd;
+use crate::sys::process;
+use crate::whiteout::Namespace;
 
 /// Whether a directory hides what lower layers have in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,19 +67,13 @@ pub struct Marks {
     pub whiteout: bool,
 }
 
-const NAMESPACES: [&[u8]; 3] = [
-    b"trusted.overlay.",
-    b"user.overlay.",
-    b"user.fuseoverlayfs.",
-];
-
 impl Marks {
-    /// Reads the marks of `name` in `directory` (empty: of the directory itself). One system call
-    /// for an object without any.
+    /// Reads the marks of `name` in `directory` (empty: of the directory itself) that are in `namespace`.
+    /// One system call for an object without any.
     ///
     /// # Errors
     /// What listxattr(2) or getxattr(2) report.
-    pub fn read(directory: &RootFd, name: &[u8]) -> io::Result<Marks> {
+    pub fn read(directory: &RootFd, name: &[u8], namespace: Namespace) -> io::Result<Marks> {
         let mut marks = Marks::default();
         let names = match directory.xattr_names(name) {
             Ok(names) => names,
@@ -85,10 +81,7 @@ impl Marks {
             Err(error) => return Err(error),
         };
         for attribute in names.split(|byte| *byte == 0) {
-            let Some(mark) = NAMESPACES
-                .iter()
-                .find_map(|namespace| attribute.strip_prefix(*namespace))
-            else {
+            let Some(mark) = namespace.mark(attribute) else {
                 continue;
             };
             match mark {
@@ -109,6 +102,19 @@ impl Marks {
             }
         }
         Ok(marks)
+    }
+}
+
+/// The namespace of marks that this process can write and see: `trusted.` takes an administrator of the first user
+/// namespace.
+#[must_use]
+pub fn namespace_of_process() -> Namespace {
+    let first = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let is_first = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(first);
+    if is_first && process::is_administrator().unwrap_or_default() {
+        Namespace::Trusted
+    } else {
+        Namespace::User
     }
 }
 

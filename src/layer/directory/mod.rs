@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crate::sys::at::{RootFd, Stat};
 
-pub use marks::{Marks, Opacity, Override, OverrideKey, Redirect};
+pub use marks::{Marks, Opacity, Override, OverrideKey, Redirect, namespace_of_process};
 pub use scan::{Scan, Scanned, What};
 
 /// A directory layer.

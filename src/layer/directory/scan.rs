@@ -5,7 +5,7 @@ use std::io;
 use super::marks::{Marks, Opacity};
 use crate::layer::FileKind;
 use crate::sys::at::{RootFd, Stat};
-use crate::whiteout::{self, Marker};
+use crate::whiteout::{self, Marker, Namespace};
 
 /// What a name in a directory of a layer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +48,13 @@ impl Scan {
         self.names.get(start..end).unwrap_or_default()
     }
 
-    /// Reads `directory`, which is listable, to the end of this scan, and returns its marks.
+    /// Reads `directory`, which is listable, to the end of this scan, and returns its marks, which are in
+    /// `namespace`.
     ///
     /// # Errors
     /// What the system calls report; `EFBIG` for names of 4 GiB and more.
-    pub fn read(&mut self, directory: &RootFd) -> io::Result<Marks> {
-        let mut marks = Marks::read(directory, b"")?;
+    pub fn read(&mut self, directory: &RootFd, namespace: Namespace) -> io::Result<Marks> {
+        let mut marks = Marks::read(directory, b"", namespace)?;
         let has_whiteouts = marks.opacity == Opacity::HasWhiteouts;
         let mut doubtful = Vec::new();
         let mut too_big = false;
@@ -98,7 +99,11 @@ impl Scan {
             let Some(entry) = self.entries.get(index).copied() else {
                 continue;
             };
-            let what = examine(directory, self.name(&entry), has_whiteouts)?;
+            let what = examine(
+                directory,
+                self.name(&entry),
+                has_whiteouts.then_some(namespace),
+            )?;
             if let Some(entry) = self.entries.get_mut(index) {
                 entry.what = what;
             }
@@ -107,8 +112,9 @@ impl Scan {
     }
 }
 
-/// What an entry is whose type in the listing does not tell whether it is a whiteout.
-fn examine(directory: &RootFd, name: &[u8], has_whiteouts: bool) -> io::Result<What> {
+/// What an entry is whose type in the listing does not tell whether it is a whiteout, by an attribute in `marks` if
+/// there may be such.
+fn examine(directory: &RootFd, name: &[u8], marks: Option<Namespace>) -> io::Result<What> {
     let stat = directory.stat(name)?;
     if is_device_whiteout(&stat) {
         return Ok(What::Whiteout);
@@ -117,8 +123,8 @@ fn examine(directory: &RootFd, name: &[u8], has_whiteouts: bool) -> io::Result<W
         .ok_or_else(|| io::Error::other(format!("file of unknown type {:o}", stat.mode)))?;
     if kind == FileKind::Regular
         && stat.size == 0
-        && has_whiteouts
-        && Marks::read(directory, name)?.whiteout
+        && let Some(namespace) = marks
+        && Marks::read(directory, name, namespace)?.whiteout
     {
         return Ok(What::Whiteout);
     }

@@ -9,7 +9,7 @@ use super::{Upper, failed};
 use crate::layer::directory::{Override, OverrideKey};
 use crate::layer::{FileKind, Timestamp};
 use crate::sys::at::Stat;
-use crate::sys::writable::At;
+use crate::sys::writable::{At, NewTime};
 use crate::union::{Attributes, Error, NodeNumber, Result};
 
 /// Owner and mode, as they are meant.
@@ -39,6 +39,14 @@ impl Looks {
         is_null && FileKind::from_mode(self.stat.mode) == Some(FileKind::Regular)
     }
 
+    /// What tells this object from others that had its inode before: when it was made.
+    pub(in crate::overlay) fn generation(&self) -> u32 {
+        let (seconds, nanoseconds) = self.stat.btime;
+        (seconds as u32)
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(nanoseconds)
+    }
+
     /// What stat(2) shall tell.
     pub(in crate::overlay) fn attributes(&self) -> Attributes {
         let is_device = matches!(self.kind, FileKind::CharDevice | FileKind::BlockDevice);
@@ -50,6 +58,7 @@ impl Looks {
         Attributes {
             node: NodeNumber::ROOT,
             ino: 0,
+            generation: 0,
             kind: self.kind,
             permissions: self.owner.permissions,
             nlink: self.stat.nlink,
@@ -228,6 +237,32 @@ impl Upper {
             return self.set_null_device(at, permissions);
         }
         Ok(())
+    }
+
+    /// Gives something new all that another object has beside its contents, marks included; returns
+    /// its inode number.
+    pub(in crate::overlay) fn copy_looks(&self, from: At<'_>, to: At<'_>) -> Result<u64> {
+        let doing = failed("copying attributes in the upper");
+        let (old, new) = (from.stat().map_err(&doing)?, to.stat().map_err(&doing)?);
+        if (old.uid, old.gid) != (new.uid, new.gid) {
+            to.set_owner(Some(old.uid), Some(old.gid)).map_err(&doing)?;
+        }
+        let names = from.xattr_names().map_err(&doing)?;
+        for name in names.split(|byte| *byte == 0).filter(|n| !n.is_empty()) {
+            let Some(value) = from.xattr(name).map_err(&doing)? else {
+                continue;
+            };
+            match to.set_xattr(name, &value, 0) {
+                // A label, which the system gives to what is made.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {}
+                set => set.map_err(&doing)?,
+            }
+        }
+        to.set_mode(old.mode & 0o7777).map_err(&doing)?;
+        let time = |(seconds, nanoseconds)| NewTime::Set(seconds, nanoseconds);
+        to.set_times(time(old.atime), time(old.mtime))
+            .map_err(doing)?;
+        Ok(new.ino)
     }
 
     /// The target of a symlink.

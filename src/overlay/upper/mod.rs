@@ -34,10 +34,10 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::node::{Node, ROOT};
-use super::request::Namespace;
 use crate::idmap::IdMap;
 use crate::sys::writable::{At, WritableDir};
 use crate::union::{Error, NodeNumber, Result};
+use crate::whiteout::Namespace;
 
 pub(super) use looks::{Looks, Owner, without_set_id};
 pub(super) use temporary::Temporary;
@@ -52,6 +52,7 @@ pub(super) struct MarkNames {
     pub(super) redirect: Vec<u8>,
     /// `overlay.metacopy`
     pub(super) metacopy: Vec<u8>,
+    pub(super) namespace: Namespace,
     /// `overlay.whiteout`
     pub(super) whiteout: Vec<u8>,
     /// `overlay.impure`
@@ -66,12 +67,9 @@ pub(super) struct MarkNames {
 
 impl MarkNames {
     fn new(namespace: Namespace) -> MarkNames {
-        let prefix: &[u8] = match namespace {
-            Namespace::Trusted => b"trusted.",
-            Namespace::User => b"user.",
-        };
-        let name = |rest: &[u8]| [prefix, rest].concat();
+        let name = |rest: &[u8]| [namespace.prefix(), rest].concat();
         MarkNames {
+            namespace,
             opaque: name(b"overlay.opaque"),
             redirect: name(b"overlay.redirect"),
             metacopy: name(b"overlay.metacopy"),
@@ -92,8 +90,8 @@ pub(super) struct Upper {
     work: WritableDir,
     /// `work/plyfs.index`
     pub(super) index: Arc<WritableDir>,
-    /// Held for as long as the overlay is open.
-    _locks: Vec<File>,
+    /// Held for as long as the overlay is open; none where it is only looked at.
+    locks: Vec<File>,
     pub(super) names: MarkNames,
     pub(super) ids: IdMap,
     pub(super) override_stat: bool,
@@ -143,6 +141,11 @@ impl Upper {
     /// The upper directory itself.
     pub(super) fn root(&self) -> &Arc<WritableDir> {
         &self.root
+    }
+
+    /// Whether this process is the one that has it mounted.
+    pub(super) fn may_be_changed(&self) -> bool {
+        !self.locks.is_empty()
     }
 
     /// Opens the directory that a node is in the upper. The places of it and of all directories

@@ -11,11 +11,11 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::{MarkNames, Upper, cache, failed};
-use crate::overlay::request::{Namespace, OverlayOptions};
+use crate::overlay::request::OverlayOptions;
 use crate::sys::at::RootFd;
-use crate::sys::process;
 use crate::sys::writable::WritableDir;
 use crate::union::{Error, Result};
+use crate::whiteout::Namespace;
 
 const INCOMPAT: &[u8] = b"incompat";
 const VOLATILE: &[u8] = b"volatile";
@@ -73,10 +73,7 @@ impl Upper {
             None => probe_namespace(&inner)?,
         };
         let upper = Upper::of(root, inner, index, namespace, identity, options);
-        Ok(Upper {
-            _locks: locks,
-            ..upper
-        })
+        Ok(Upper { locks, ..upper })
     }
 
     /// Opens `upper` and `work` to read what another process is writing there. Nothing is locked,
@@ -98,11 +95,7 @@ impl Upper {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => outer()?,
             index => index.map_err(failed(doing))?,
         };
-        let namespace = match options.namespace {
-            Some(namespace) => namespace,
-            None if options.override_stat || !may_see_trusted() => Namespace::User,
-            None => Namespace::Trusted,
-        };
+        let namespace = options.marks();
         let (work, index) = (outer()?, index);
         Ok(Upper::of(root, work, index, namespace, identity, options))
     }
@@ -119,7 +112,7 @@ impl Upper {
             root: Arc::new(root),
             work,
             index: Arc::new(index),
-            _locks: Vec::new(),
+            locks: Vec::new(),
             names: MarkNames::new(namespace),
             ids: options.ids,
             override_stat: options.override_stat,
@@ -285,14 +278,6 @@ pub(super) fn clean(directory: &WritableDir) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether attributes in `trusted.` can be seen: that takes an administrator of the first user
-/// namespace.
-fn may_see_trusted() -> bool {
-    let first = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(first)
-        && process::is_administrator().unwrap_or_default()
 }
 
 /// Whether marks can be `trusted.`.

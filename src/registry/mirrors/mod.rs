@@ -17,7 +17,7 @@ mod registries_conf;
 
 use std::path::{Path, PathBuf};
 
-use super::{Error, Settings};
+use super::{Api, Error, Settings};
 use crate::oci::Reference;
 
 pub use mirrored::Mirrored;
@@ -41,8 +41,23 @@ pub(super) struct Endpoint {
     pub insecure: bool,
     /// Certificate authorities to trust as well.
     pub ca_files: Vec<PathBuf>,
+    /// What is particular about its API.
+    pub api: Api,
     /// What may be asked there.
     pub answers: Answers,
+}
+
+impl Endpoint {
+    /// One of which nothing is said.
+    fn new(reference: Reference) -> Endpoint {
+        Endpoint {
+            reference,
+            insecure: false,
+            ca_files: Vec::new(),
+            api: Api::default(),
+            answers: Answers::Everything,
+        }
+    }
 }
 
 /// What a registry is asked for.
@@ -53,6 +68,8 @@ pub(super) enum Answers {
     Digests,
     /// Only what a tag names.
     Tags,
+    /// Nothing: one may push there.
+    Nothing,
 }
 
 /// The registries to ask, in order; the last one is that of the image itself.
@@ -70,8 +87,7 @@ pub(super) fn endpoints(settings: &Settings, image: &Reference) -> Result<Vec<En
             why: "it leaves no registry to ask".to_owned(),
         });
     };
-    found.extend(hosts_toml::mirrors(&files.hosts, &own.reference)?);
-    found.push(own);
+    found.extend(hosts_toml::endpoints(&files.hosts, own)?);
     Ok(found)
 }
 

@@ -46,10 +46,8 @@ impl Entry {
 /// The registries to ask, that of the image last, by the first of these files that exists.
 pub(super) fn endpoints(files: &[PathBuf], image: &Reference) -> Result<Vec<Endpoint>, Error> {
     let unchanged = |insecure| Endpoint {
-        reference: image.clone(),
         insecure,
-        ca_files: Vec::new(),
-        answers: Answers::Everything,
+        ..Endpoint::new(image.clone())
     };
     let Some(path) = files.iter().find(|path| path.exists()) else {
         return Ok(vec![unchanged(false)]);
@@ -79,10 +77,9 @@ pub(super) fn endpoints(files: &[PathBuf], image: &Reference) -> Result<Vec<Endp
             }
         };
         found.push(Endpoint {
-            reference: moved(&path, image, entry.prefix(), &mirror.location)?,
             insecure: mirror.insecure,
-            ca_files: Vec::new(),
             answers,
+            ..Endpoint::new(moved(&path, image, entry.prefix(), &mirror.location)?)
         });
     }
     found.push(match entry.location.as_str() {

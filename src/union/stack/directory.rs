@@ -143,7 +143,7 @@ impl Stack {
     fn scan(&self, branch: &LowerDirectory, merge: &mut Merge) -> Result<Marks> {
         let mut read = || -> io::Result<Marks> {
             let open = self.handles.listable(branch)?;
-            let marks = merge.scan.read(&open)?;
+            let marks = merge.scan.read(&open, self.options.marks)?;
             merge.end_branch()?;
             Ok(marks)
         };

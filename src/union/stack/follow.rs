@@ -197,7 +197,10 @@ impl<'a> Trail<'a> {
     }
 
     fn marks(&self, directory: &LowerDirectory) -> Result<Marks> {
-        let read = || Marks::read(&*self.stack.handles.get(directory)?, b"");
+        let read = || {
+            let handle = self.stack.handles.get(directory)?;
+            Marks::read(&handle, b"", self.stack.options.marks)
+        };
         let mut marks =
             read().map_err(|error| failed(error, "reading the marks of a directory"))?;
         if self.stat(directory, whiteout::OPAQUE)?.is_some() {
@@ -269,7 +272,9 @@ impl Stack {
 
     /// The marks of a file of a layer.
     pub(super) fn marks(&self, directory: &LowerDirectory, name: &[u8]) -> Result<Marks> {
-        let read = || -> io::Result<Marks> { Marks::read(&*self.handles.get(directory)?, name) };
+        let read = || -> io::Result<Marks> {
+            Marks::read(&*self.handles.get(directory)?, name, self.options.marks)
+        };
         read().map_err(|error| failed(error, "reading the marks of a file"))
     }
 }

@@ -40,6 +40,7 @@ use crate::idmap::IdMap;
 use crate::layer::FileKind;
 use crate::layer::directory::{DirectoryLayer, Marks, OverrideKey};
 use crate::sys::at;
+use crate::whiteout::Namespace;
 
 use directory::Directory;
 use listing::Listing;
@@ -57,6 +58,8 @@ pub struct StackOptions {
     /// `xattr_permissions=`: where owner, mode and kind of the objects of all layers are kept. A
     /// layer whose root has such an attribute is read that way in any case.
     pub override_key: Option<OverrideKey>,
+    /// Which marks count.
+    pub marks: Namespace,
 }
 
 /// A read-only union of directory layers.

@@ -95,6 +95,7 @@ impl From<Compact> for Attributes {
         Attributes {
             node: from.node,
             ino: from.node.0,
+            generation: 0,
             kind: from.kind,
             permissions: from.permissions,
             nlink: from.nlink,
@@ -288,9 +289,9 @@ pub(super) enum Identity {
 /// Bits of a node number that hold the inode number.
 const INODE_BITS: u32 = 48;
 /// Bits above them, for the number of the file system.
-const FILESYSTEM_BITS: u32 = 14;
-/// Set in numbers that follow from no inode.
-const RESERVED: u64 = 1 << (INODE_BITS + FILESYSTEM_BITS);
+const FILESYSTEM_BITS: u32 = 13;
+/// Set in numbers that follow from no inode. The bit below is that of the upper of a writable overlay.
+const RESERVED: u64 = 1 << 62;
 
 /// Makes numbers of inodes: of the first file system the inode number itself, of others with the
 /// number of the file system in the high bits.
@@ -424,6 +425,7 @@ mod tests {
             let attributes = Attributes {
                 node: NodeNumber(8),
                 ino: 8,
+                generation: 0,
                 kind,
                 permissions: 0o7777,
                 nlink: 1,

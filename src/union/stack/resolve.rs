@@ -117,6 +117,7 @@ fn attributes(
     Ok(Attributes {
         node,
         ino: node.0,
+        generation: 0,
         kind,
         permissions: shown.permissions,
         nlink: if kind == FileKind::Directory {

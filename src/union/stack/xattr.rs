@@ -8,7 +8,6 @@ use super::lower::Handle;
 use super::node::{Node, Object};
 use super::{Stack, failed};
 use crate::union::{NodeNumber, Result};
-use crate::whiteout::{shown_xattr_name, stored_xattr_name};
 
 /// Where layers that keep owners in attributes keep attributes that a user could not set.
 const ESCAPE: &[u8] = b"user.containers.override_";
@@ -116,7 +115,7 @@ impl Stack {
                 return Some(Cow::Owned([ESCAPE, name].concat()));
             }
         }
-        stored_xattr_name(name)
+        self.options.marks.stored_name(name)
     }
 
     fn shown_name<'a>(&self, node: &Node, name: &'a [u8]) -> Option<Cow<'a, [u8]>> {
@@ -128,7 +127,7 @@ impl Stack {
                 return Some(Cow::Borrowed(escaped));
             }
         }
-        shown_xattr_name(name)
+        self.options.marks.shown_name(name)
     }
 
     /// How the object of `node` is reached: a directory and a name in it (empty: itself).
