@@ -143,7 +143,7 @@ install: target/release/plyfs target/release/mount-plyfs target/release/document
 	install -D -m 644 target/release/documents/plyfs.bash $(SHARE)/bash-completion/completions/plyfs
 	install -D -m 644 target/release/documents/_plyfs $(SHARE)/zsh/site-functions/_plyfs
 	install -D -m 644 target/release/documents/plyfs.fish $(SHARE)/fish/vendor_completions.d/plyfs.fish
-	for sample in containerd.toml storage.conf; do \
+	for sample in containerd.toml storage.conf plyfs-export-store.service; do \
 	    sed 's|/usr/local|$(PREFIX)|' dist/$$sample > $(SHARE)/doc/plyfs/examples/$$sample && \
 	    chmod 644 $(SHARE)/doc/plyfs/examples/$$sample || exit 1; done
 

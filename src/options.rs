@@ -12,6 +12,7 @@
 
 mod names;
 mod print;
+mod writable;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use crate::idmap::{IdMap, IdRanges};
 use names::{KNOWN, harmless};
+pub use writable::WritableLayer;
 
 /// How contents reach readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +119,12 @@ pub struct MountOptions {
     pub remount: bool,
     /// `root=`: the directory of the store.
     pub root: Option<PathBuf>,
+    /// `name=`: the container that keeps what is changed.
+    pub name: Option<String>,
+    /// `writable=fuse|kernel|auto`: what that container writes through.
+    pub writable: WritableLayer,
+    /// `manifest=`: the digest of the manifest that is mounted, whatever its image is called.
+    pub manifest: Option<String>,
     /// `snapshot=`: the number of the snapshotter's snapshot whose image is mounted.
     pub snapshot: Option<u64>,
     /// `platform=os/arch[/variant]`: which platform's image, where the store has several.
@@ -124,6 +132,8 @@ pub struct MountOptions {
     /// `as_lower`: the mount will be a lower layer of the kernel's overlay, so that nothing in it shows
     /// which that would take for a mark of its own.
     pub as_lower: bool,
+    /// `layers`: the layers of the image one beside another, in directories `0` (the lowest), `1` and so on.
+    pub layers: bool,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -193,6 +203,12 @@ impl MountOptions {
             ("root", Some(value)) => self.root = Some(path(value).ok_or(wrong(EMPTY))?),
             ("snapshot", Some(value)) => {
                 self.snapshot = Some(number(value).ok_or(wrong(NOT_A_NUMBER))?);
+            }
+            ("name", Some(value)) => self.name = Some(word(value).ok_or(wrong(NOT_UTF8))?),
+            ("manifest", Some(value)) => self.manifest = Some(word(value).ok_or(wrong(NOT_UTF8))?),
+            ("writable", Some(value)) => {
+                let value = word(value).ok_or(wrong(NOT_UTF8))?;
+                self.writable = value.parse().map_err(wrong)?;
             }
             ("platform", Some(value)) => self.platform = Some(text(value)),
             ("fsname" | "source", Some(value)) => self.source = Some(text(value)),
@@ -265,6 +281,7 @@ impl MountOptions {
             "noacl" => (&mut self.noacl, true),
             "userxattr" => (&mut self.userxattr, true),
             "as_lower" => (&mut self.as_lower, true),
+            "layers" => (&mut self.layers, true),
             "strict" => (&mut self.strict, true),
             "remount" => (&mut self.remount, true),
             _ => return false,
@@ -282,6 +299,7 @@ impl MountOptions {
 }
 
 const EMPTY: &str = "needs a path";
+const NOT_UTF8: &str = "needs UTF-8 text";
 const NOT_A_NUMBER: &str = "needs a number";
 const RANGES: &str = "must be made of ID:ID:LENGTH";
 const SWITCH: &str = "must be on or off";
@@ -333,6 +351,10 @@ fn plain(value: &[u8]) -> Vec<u8> {
 
 fn text(value: &[u8]) -> OsString {
     OsString::from_vec(plain(value))
+}
+
+fn word(value: &[u8]) -> Option<String> {
+    text(value).into_string().ok()
 }
 
 fn path(value: &[u8]) -> Option<PathBuf> {
@@ -481,6 +503,7 @@ mod tests {
             "metacopy=perhaps",
             "xattr_permissions=3",
             "snapshot=last",
+            "writable=fast",
         ] {
             assert!(MountOptions::parse([list]).is_err(), "{list}");
         }
@@ -510,6 +533,9 @@ mod tests {
             volatile: true,
             platform: Some("linux/arm64".into()),
             root: Some("/store".into()),
+            name: Some("web".into()),
+            writable: WritableLayer::Auto,
+            manifest: Some("sha256:00".into()),
             snapshot: Some(1 << 40),
             ..MountOptions::default()
         };

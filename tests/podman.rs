@@ -6,8 +6,9 @@ mod support;
 use std::fs;
 use std::process::Command;
 
-use nix::unistd::User;
-use support::{Need, helper_program, is_root, require, script, succeed, temp_dir, text};
+use support::{
+    Need, helper_program, is_root, require, script, succeed, temp_dir, text, user_with_a_range,
+};
 
 const NEEDS: [Need; 6] = [
     Need::Fuse,
@@ -26,14 +27,6 @@ fn podman_and_buildah_as_root() {
     let mut suite = Command::new(script("podman-suite"));
     let output = succeed(suite.arg(helper_program()).env_remove("TMPDIR"));
     assert!(text(&output).contains("equal: "), "{}", text(&output));
-}
-
-/// An ordinary user who may have further users: somebody else, if the tests run as root.
-fn user_with_a_range() -> Option<User> {
-    let table = fs::read_to_string("/etc/subuid").ok()?;
-    let names = table.lines().filter_map(|line| line.split(':').next());
-    let mut users = names.filter_map(|name| User::from_name(name).ok().flatten());
-    users.find(|user| !user.uid.is_root() && (is_root() || user.uid == nix::unistd::getuid()))
 }
 
 #[test]

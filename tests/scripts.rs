@@ -242,6 +242,7 @@ const INSTALLED: [&str; 13] = [
     "share/fish/vendor_completions.d/plyfs.fish",
     "share/doc/plyfs/examples/containerd.toml",
     "share/doc/plyfs/examples/storage.conf",
+    "share/doc/plyfs/examples/plyfs-export-store.service",
 ];
 
 /// `sudo make install` after `make build` installs what is there: root may have no cargo.

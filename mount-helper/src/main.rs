@@ -9,9 +9,9 @@ use std::env;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use plyfs::mount::{self, Serving, Target, image, layers};
+use plyfs::mount::{self, ContainerRequest, Prepared, Target, image, layers};
 use plyfs::options::MountOptions;
 
 use request::{Mount, Request};
@@ -27,6 +27,7 @@ usage: mount.plyfs IMAGE DIR [-o OPTIONS]
 
   -o OPTIONS       mount options, separated by commas; root=DIR is the store (else
                    $PLYFS_ROOT), platform=OS/ARCH[/VARIANT] chooses among several
+                   name=CONTAINER keeps what is changed, writable=fuse|kernel|auto says how
   -f, --foreground serve in this process (with IMAGE, -f only pretends, as for mount(8))
   -v               say more
   -s, -n, -t TYPE  taken for the sake of mount(8)
@@ -150,12 +151,12 @@ impl Failure {
 }
 
 fn serve(request: &Mount, options: MountOptions) -> Result<(), Failure> {
-    let serving = serving(request, options)?;
-    let is_write_protected = serving.is_write_protected();
+    let prepared = prepare(request, options)?;
+    let is_write_protected = prepared.is_write_protected();
     let served = if request.foreground {
-        mount::serve_foreground(serving)
+        prepared.mount_here()
     } else {
-        mount::serve_detached(serving).map(|mounted| {
+        prepared.mount_detached().map(|mounted| {
             if is_write_protected {
                 let place = request.directory.display();
                 eprintln!(
@@ -170,8 +171,9 @@ fn serve(request: &Mount, options: MountOptions) -> Result<(), Failure> {
     served.map_err(|error| Failure::of(request.spec.as_deref(), &error))
 }
 
-/// Directories or a snapshot if the options name some, else the image that is named.
-fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failure> {
+/// Directories, a snapshot or a manifest if the options name one, else the image that is named, or a container
+/// of it.
+fn prepare(request: &Mount, mut options: MountOptions) -> Result<Prepared, Failure> {
     let target = Target::from_path(&request.directory);
     let spec = request.spec.as_deref();
     let failed = |error| Failure::of(spec, &error);
@@ -179,11 +181,15 @@ fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failur
     // name to show.
     options.source = options.source.or_else(|| request.spec.clone());
     if !options.lowers.is_empty() {
-        return layers::serving(target, options).map_err(failed);
+        return layers::serving(target, options)
+            .map(Prepared::from)
+            .map_err(failed);
     }
     if let Some(number) = options.snapshot {
         let root = store_root(options.root.as_deref()).map_err(Failure::usage)?;
-        return image::serving_snapshot(&root, number, target, options).map_err(failed);
+        return image::serving_snapshot(&root, number, target, options)
+            .map(Prepared::from)
+            .map_err(failed);
     }
     let named = spec.ok_or_else(|| Failure::usage("neither an image nor lowerdir= is given"))?;
     let utf8 = |text: &OsStr, what: &str| match text.to_str() {
@@ -199,13 +205,34 @@ fn serving(request: &Mount, mut options: MountOptions) -> Result<Serving, Failur
         None => None,
     };
     let root = store_root(options.root.as_deref()).map_err(Failure::usage)?;
+    if let Some(manifest) = &options.manifest {
+        let manifest = manifest.parse();
+        let manifest = manifest.map_err(|error| Failure::usage(format!("manifest=: {error}")))?;
+        return image::serving_manifest(&root, &name, manifest, target, options)
+            .map(Prepared::from)
+            .map_err(failed);
+    }
+    if let Some(container) = options.name.clone() {
+        let request = ContainerRequest {
+            name: &container,
+            image: Some(&name),
+            platform: platform.as_ref(),
+            ephemeral: false,
+            target,
+            options,
+            helper: Command::new("/proc/self/exe"),
+        };
+        return mount::prepare_container_from(&root, request).map_err(failed);
+    }
     let request = image::ImageRequest {
         name: &name,
         platform: platform.as_ref(),
         target,
         options,
     };
-    image::serving_from(&root, request).map_err(failed)
+    image::serving_from(&root, request)
+        .map(Prepared::from)
+        .map_err(failed)
 }
 
 /// Where the images are: as asked, or the place of the system or of the user.

@@ -14,6 +14,7 @@ mod container_image;
 mod container_spec;
 mod environment;
 mod export;
+mod export_store;
 mod failure;
 mod filter;
 mod glob;
@@ -107,6 +108,7 @@ enum Verb {
     Load(load::Load),
     Commit(commit::Commit),
     Export(export::Export),
+    ExportStore(export_store::ExportStore),
     Mount(mount::Mount),
     Umount(umount::Umount),
     Mounts(mounts::Mounts),
@@ -199,6 +201,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Load(verb) | Verb::Image(ImageVerb::Load(verb)) => verb.run(global)?,
         Verb::Commit(verb) => verb.run(global)?,
         Verb::Export(verb) => verb.run(global)?,
+        Verb::ExportStore(verb) => verb.run(global)?,
         Verb::Login(verb) => verb.run()?,
         Verb::Logout(verb) => verb.run()?,
         Verb::Search(verb) => verb.run()?,

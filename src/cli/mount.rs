@@ -1,21 +1,19 @@
 //! `plyfs mount`
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::process::Command;
 
 use clap::Args;
 
 use super::failure::Failure;
-use super::{Global, Result, complete, environment, output};
-use crate::image::{self, Found};
-use crate::mount::image::{ImageRequest, serving, serving_container, serving_snapshot};
-use crate::mount::{self, Serving, Target, layers};
+use super::{Global, Result, complete, environment};
+use crate::image;
+use crate::mount::image::{ImageRequest, serving, serving_manifest, serving_snapshot};
+use crate::mount::{self, ContainerRequest, Prepared, Serving, Target, layers};
 use crate::oci::Platform;
 use crate::options::MountOptions;
-use crate::store::{
-    self, Container, ContainerRecord, LeaseKind, LeaseRecord, Store, is_container_name,
-};
 
 /// Mount an image, a container, or a union of directories
 ///
@@ -32,6 +30,7 @@ Examples:
   plyfs mount -o lowerdir=/srv/base,upperdir=/srv/changes,workdir=/srv/work /mnt
 
 Options of -o, among others:
+  writable=fuse|kernel|auto      what a container is written through (root)
   data=auto|passthrough|cached   how file contents reach the kernel
   upperdir=DIR,workdir=DIR       where changes are kept, and prepared
   volatile                       nothing is made durable
@@ -111,22 +110,23 @@ impl Mount {
         }
         let root = options.root.clone().or_else(|| global.root.clone());
         let global = &Global { root, ..*global };
-        let serving = match &self.name {
+        let name = self.name.clone().or_else(|| options.name.clone());
+        let prepared: Prepared = match &name {
             Some(_) if !options.lowers.is_empty() => {
                 return Err(Failure::usage(
                     "--name is for images; lowerdir= goes with upperdir=",
                 ));
             }
             Some(name) => self.container(global, name, options)?,
-            None if options.lowers.is_empty() => self.image(global, options)?,
-            None => self.layers(options)?,
+            None if options.lowers.is_empty() => self.image(global, options)?.into(),
+            None => self.layers(options)?.into(),
         };
-        let is_write_protected = serving.is_write_protected();
-        let what = format!("cannot mount {}", serving.source.to_string_lossy());
+        let is_write_protected = prepared.is_write_protected();
+        let what = format!("cannot mount {}", prepared.source().to_string_lossy());
         if self.foreground {
-            mount::serve_foreground(serving)
+            prepared.mount_here()
         } else {
-            mount::serve_detached(serving).map(drop)
+            prepared.mount_detached().map(drop)
         }
         .map_err(|error| Failure::new(what, error))?;
         if is_write_protected && !self.foreground {
@@ -169,6 +169,13 @@ impl Mount {
                 .or_hint("plyfs mount IMAGE DIR, or plyfs mount -o lowerdir=A:B DIR"));
         };
         let name = utf8(image)?;
+        if let Some(manifest) = &options.manifest {
+            let manifest = manifest.parse().map_err(Failure::usage)?;
+            let root = environment::store_root(global)?;
+            let target = Target::from_path(directory);
+            return serving_manifest(&root, name, manifest, target, options)
+                .map_err(|error| failure(name, error));
+        }
         let store = environment::open_store(global)?;
         let request = ImageRequest {
             name,
@@ -189,118 +196,52 @@ impl Mount {
             .map_err(|error| Failure::new("cannot mount the layers", error))
     }
 
-    fn container(&self, global: &Global, name: &str, options: MountOptions) -> Result<Serving> {
-        if !is_container_name(name) {
-            return Err(
-                Failure::usage(format!("{name:?} cannot be the name of a container"))
-                    .or_hint("letters, digits, '_', '.' and '-', and a letter or digit first"),
-            );
-        }
+    fn container(&self, global: &Global, name: &str, options: MountOptions) -> Result<Prepared> {
         let (image, directory) = match (&self.image, &self.directory) {
             (Some(image), Some(directory)) => (Some(utf8(image)?), directory.clone()),
             (Some(directory), None) => (None, PathBuf::from(directory)),
             (None, _) => return Err(Failure::usage("a directory to mount on is needed")),
         };
         let store = environment::open_store(global)?;
-        let tried = format!("cannot mount container {name}");
-        let failed = |error| Failure::new(&tried, error);
-        store.remove_abandoned_containers().map_err(failed)?;
-        let container = loop {
-            match (store.container(name).map_err(failed)?, image) {
-                (Some(_), _) if self.rm => {
-                    let there = format!("{tried} with --rm: it is there already, and kept");
-                    return Err(Failure::plain(there)
-                        .or_hint(format!("plyfs container rm {name}, or leave --rm out")));
-                }
-                (Some(container), None) => break container,
-                (Some(container), Some(image)) => {
-                    break self.same_image(&store, container, image)?;
-                }
-                (None, Some(image)) => {
-                    if let Some(container) = self.make(&store, name, image)? {
-                        break container;
-                    }
-                }
-                (None, None) => {
-                    return Err(
-                        Failure::plain(format!("{tried}: there is none of that name"))
-                            .or_hint(format!("plyfs mount --name {name} IMAGE DIR makes it")),
-                    );
-                }
-            }
+        let request = ContainerRequest {
+            name,
+            image,
+            platform: self.platform.as_ref(),
+            ephemeral: self.rm,
+            target: Target::from_path(&directory),
+            options,
+            helper: helper(),
         };
-        let shown = container.record.image.clone();
-        serving_container(store, container, Target::from_path(&directory), options)
-            .map_err(|error| failure(&shown, error))
+        mount::prepare_container(store, request).map_err(|error| unprepared(name, image, error))
     }
+}
 
-    fn find(&self, store: &Store, image: &str) -> Result<Found> {
-        image::find(store, image, self.platform.as_ref())
-            .map_err(|error| Failure::of_image("mount", image, error))
-    }
+/// This program, to mount an image for the containers that share it.
+pub fn helper() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("plyfs").arg("mount");
+    command
+}
 
-    /// Refuses to use a container for another image than its own.
-    fn same_image(&self, store: &Store, container: Container, image: &str) -> Result<Container> {
-        let found = self.find(store, image)?;
-        let record = &container.record;
-        if record.manifest_digest == found.manifest_descriptor.digest {
-            return Ok(container);
+fn unprepared(name: &str, image: Option<&str>, error: mount::Error) -> Failure {
+    let tried = format!("cannot mount container {name}");
+    match (error, image) {
+        (error @ mount::Error::ContainerName(_), _) => Failure::usage(error.chain())
+            .or_hint("letters, digits, '_', '.' and '-', and a letter or digit first"),
+        (error @ mount::Error::NoContainer, _) => Failure::new(tried, error)
+            .or_hint(format!("plyfs mount --name {name} IMAGE DIR makes it")),
+        (error @ mount::Error::ContainerKept, _) => {
+            Failure::new(format!("{tried} with --rm"), error)
+                .or_hint(format!("plyfs container rm {name}, or leave --rm out"))
         }
-        let (name, theirs) = (&container.name, &record.image);
-        let what = if found
-            .record
-            .reference
-            .is_some_and(|r| r.to_string() == *theirs)
-        {
-            format!(
-                "container {name} was made of an earlier {theirs} ({})",
-                record.manifest_digest
-            )
-        } else {
-            format!("container {name} was made of {theirs}, not of {image}")
-        };
-        Err(
-            Failure::plain(format!("cannot mount container {name}: {what}"))
-                .or_hint(format!("plyfs mount --name {name} DIR mounts it as it is")),
-        )
-    }
-
-    /// Makes a container, unless somebody else does at the same time.
-    fn make(&self, store: &Store, name: &str, image: &str) -> Result<Option<Container>> {
-        let failed = |error| Failure::new(format!("cannot make container {name}"), error);
-        let mut found = self.find(store, image)?;
-        loop {
-            let reference = found.record.reference.as_ref();
-            let record = ContainerRecord {
-                image: reference.map_or_else(|| found.id().to_string(), ToString::to_string),
-                image_digest: found.record.descriptor.digest,
-                manifest_digest: found.manifest_descriptor.digest,
-                created: output::rfc3339(SystemTime::now()),
-                ephemeral: self.rm,
-            };
-            let lease = store
-                .lease(&LeaseRecord {
-                    kind: LeaseKind::Mount,
-                    pid: std::process::id(),
-                    image: record.image.clone(),
-                    mount_point: None,
-                    digests: vec![record.image_digest, record.manifest_digest],
-                })
-                .map_err(failed)?;
-            // From here on it stays; before, it may have been removed, or its name given to another.
-            let kept = self.find(store, image)?;
-            if kept.record.descriptor.digest == record.image_digest
-                && kept.manifest_descriptor.digest == record.manifest_digest
-            {
-                let made = match store.create_container(name, record) {
-                    Err(store::Error::ContainerExists(_)) => None,
-                    made => Some(made.map_err(failed)?),
-                };
-                drop(lease);
-                return Ok(made);
-            }
-            found = kept;
-        }
+        (error @ mount::Error::OtherImage(_), _) => Failure::new(tried, error)
+            .or_hint(format!("plyfs mount --name {name} DIR mounts it as it is")),
+        (mount::Error::Image(error), image) => match (*error, image) {
+            (image::Error::Store(error), _) => Failure::new(tried, error),
+            (error, Some(image)) => Failure::of_image("mount", image, error),
+            (error, None) => Failure::new(tried, error),
+        },
+        (error, _) => Failure::new(tried, error),
     }
 }
 

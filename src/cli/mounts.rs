@@ -71,7 +71,7 @@ fn row(entry: &MountEntry, servers: &[Server]) -> Row {
     let server = servers.iter().find(|server| server.serves(entry));
     let record = server.map(|server| server.record.clone());
     let own = nix::unistd::geteuid();
-    let is_told = own.is_root() || entry.user_id() == Some(own.as_raw());
+    let is_told = own.is_root() || mount::owner(entry) == Some(own.as_raw());
     let (image, upper, layers) = match record {
         Some(record) => (record.image, record.upper, Some(record.layers)),
         None => (None, None, None),

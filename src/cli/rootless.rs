@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, User, getegid, geteuid};
 
 use super::environment;
+use crate::idmap::{IdMap, IdRanges};
 use crate::oci::Rights;
 
 /// Waits until it is told, and then maps; the kernel lets nobody do this to himself.
@@ -61,6 +62,28 @@ pub fn enter() -> io::Result<()> {
     std::fs::write("/proc/self/uid_map", format!("0 {user} 1\n"))?;
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/gid_map", format!("0 {group} 1\n"))
+}
+
+/// How the owners of an image's files are to be shown to an ordinary user's user namespaces, as podman makes them:
+/// root is that user, the others are those of the range. To others they are shown as they are.
+pub fn shown_ids() -> IdMap {
+    let Rights::Plain { uid, gid } = rights() else {
+        return IdMap::default();
+    };
+    let (users, groups) = ranges(geteuid()).unzip();
+    IdMap {
+        users: shown(uid, users),
+        groups: shown(gid, groups),
+        ..IdMap::default()
+    }
+}
+
+fn shown(own: u32, range: Option<String>) -> IdRanges {
+    let range = range.map_or_else(String::new, |range| {
+        format!(":1:{}", range.replace(' ', ":"))
+    });
+    let ranges = format!("0:{own}:1{range}").parse();
+    ranges.unwrap_or_default()
 }
 
 fn is_done(mut mapper: Child) -> bool {

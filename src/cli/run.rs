@@ -15,6 +15,7 @@ use super::runtime::{NOT_STARTED, Runtime};
 use super::{Global, Result, complete, container_image, environment, rootless};
 use crate::mount;
 use crate::oci::{ImageConfig, Rights};
+use crate::options::WritableLayer;
 
 /// How long the server of a container may take to end when that is over.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +41,9 @@ pub struct Run {
     /// Remove the container at the end
     #[arg(long)]
     rm: bool,
+    /// What the container is written through: fuse, kernel (root) or auto
+    #[arg(long, value_name = "LAYER")]
+    writable: Option<WritableLayer>,
     /// Give the container a terminal
     #[arg(short, long)]
     tty: bool,
@@ -97,6 +101,9 @@ impl Run {
         };
         let mut rights = rootless::rights();
         let mut options = Vec::new();
+        if let Some(writable) = self.writable {
+            options.push(format!("writable={}", writable.as_str()).into());
+        }
         if let Rights::Plain { .. } = rights {
             rootless::enter().map_err(|error| {
                 Failure::new("cannot make a user namespace", error)

@@ -12,8 +12,9 @@ use nix::sys::stat::{Mode, umask};
 
 use super::failure::Failure;
 use super::{Global, Result, environment};
+use crate::options::WritableLayer;
 use crate::pack::Limits;
-use crate::snapshotter::{Remote, Settings, Snapshotter, WritableLayer, transport};
+use crate::snapshotter::{Remote, Settings, Snapshotter, transport};
 
 /// The name under which the program is this verb.
 const PROGRAM: &str = "plyfs-snapshotter";

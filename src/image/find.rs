@@ -161,7 +161,10 @@ pub fn find_snapshot(store: &Store, snapshot: &SnapshotImage) -> Result<Found> {
 }
 
 /// Finds the image with this manifest, which people called `name`.
-pub(super) fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result<Found> {
+///
+/// # Errors
+/// What reading reports.
+pub fn find_manifest(store: &Store, name: &str, digest: Digest) -> Result<Found> {
     let bytes = store.read_blob(&digest)?;
     let Document::Manifest(manifest) = Document::parse(&bytes, None)? else {
         return Err(Error::NotAnImage("index".to_owned()));

@@ -3,6 +3,7 @@
 //! It joins the registry (where images come from), the store (where they lie) and the packing of
 //! layers; it prints nothing, and what happens on the way is told to an observer.
 
+mod additional;
 mod check;
 mod commit;
 mod documents;
@@ -30,10 +31,11 @@ mod repair;
 mod save;
 mod tag;
 
+pub use additional::{EXPORT_MOUNTS, Exportable, exportable, write_additional};
 pub use check::{Damage, MISSING, check};
 pub use commit::{CommitRequest, Committed, commit};
 pub use error::Error;
-pub use find::{Found, find, find_record, find_recorded, find_snapshot};
+pub use find::{Found, find, find_manifest, find_record, find_recorded, find_snapshot};
 pub use history::{LayerCounts, Step, history, layer_counts};
 pub use import::{ImportRequest, ImportSource, Imported, import, is_import};
 pub use inspect::{
@@ -42,7 +44,7 @@ pub use inspect::{
 };
 pub use load::{LoadRequest, Loaded, load};
 pub use made::WriteError;
-pub use open::{chain, open};
+pub use open::{chain, layers, open};
 #[cfg(feature = "registry")]
 pub use outgoing::{Outgoing, outgoing};
 pub use plan::{Plan, PlannedImage, PlannedLayer, plan};

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io;
 
 use crate::layer::index::{Index, IndexError};
+use crate::layer::tree::Tree;
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::store::{self, Store};
 use crate::union::Union;
-use crate::union::chain::{Chain, LayerContent};
-use crate::union::flatten::flatten;
+use crate::union::chain::{Chain, LayerContent, Marks};
+use crate::union::flatten::{FlattenError, flatten};
+use crate::union::spread::spread;
 
 use super::{Error, Found, Result};
 
@@ -40,6 +42,23 @@ pub fn chain(store: &Store, image: &Found) -> Result<Chain> {
         }
         Err(error) => return Err(error),
     };
+    with_contents(store, diff_ids, index)
+}
+
+/// The layers of an image one beside another, in directories `0` (the lowest), `1` and so on, as union file systems
+/// have layers: names that are gone are character devices 0:0.
+///
+/// # Errors
+/// [`Error`].
+pub fn layers(store: &Store, image: &Found) -> Result<Chain> {
+    let diff_ids = &image.config.rootfs.diff_ids;
+    let index = index_of(index_bytes(store, diff_ids, |layers| spread(layers))?)?;
+    let mut chain = with_contents(store, diff_ids, index)?;
+    chain.show_marks(Marks::Whiteouts);
+    Ok(chain)
+}
+
+fn with_contents(store: &Store, diff_ids: &[DiffId], index: Index) -> Result<Chain> {
     let mut layers = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         let path = store.layer_path(diff_id);
@@ -121,17 +140,29 @@ fn write_chain(store: &Store, diff_ids: &[DiffId]) -> Result<()> {
 }
 
 fn chain_index(store: &Store, diff_ids: &[DiffId]) -> Result<Index> {
-    let bytes = chain_bytes(store, diff_ids)?;
-    let source_digest = Digest::of(&bytes);
+    index_of(chain_bytes(store, diff_ids)?)
+}
+
+fn index_of(bytes: Vec<u8>) -> Result<Index> {
+    let digest = Digest::of(&bytes);
     Index::from_bytes(bytes).map_err(|source| Error::Index {
         what: "chain",
-        digest: source_digest,
+        digest,
         source,
     })
 }
 
 /// The bytes of the chain index of these layers.
 pub(super) fn chain_bytes(store: &Store, diff_ids: &[DiffId]) -> Result<Vec<u8>> {
+    index_bytes(store, diff_ids, |layers| flatten(layers))
+}
+
+/// The bytes of the index of what `join` makes of these layers.
+fn index_bytes(
+    store: &Store,
+    diff_ids: &[DiffId],
+    join: impl FnOnce(&[Index]) -> std::result::Result<Tree, FlattenError>,
+) -> Result<Vec<u8>> {
     let mut indexes = Vec::with_capacity(diff_ids.len());
     let mut ids = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
@@ -141,7 +172,7 @@ pub(super) fn chain_bytes(store: &Store, diff_ids: &[DiffId]) -> Result<Vec<u8>>
         })?;
         ids.push(id);
     }
-    let tree = flatten(&indexes)?;
+    let tree = join(&indexes)?;
     drop(indexes);
     let mut bytes = Vec::new();
     tree.write_chain(&ids, &mut bytes)?;

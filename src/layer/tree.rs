@@ -85,7 +85,7 @@ const WHITEOUT: u32 = u32::MAX - 1;
 const REMOVED: u32 = u32::MAX - 2;
 
 /// A layer or chain under construction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     pub(crate) nodes: Vec<Node>,
     entries: Vec<Entry>,

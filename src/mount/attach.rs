@@ -175,7 +175,7 @@ fn just_mounted(path: &Path) -> io::Result<MountIdentity> {
     }
 }
 
-fn identity_at(path: &Path, ask: bool) -> io::Result<MountIdentity> {
+pub(super) fn identity_at(path: &Path, ask: bool) -> io::Result<MountIdentity> {
     let root = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)

@@ -41,7 +41,12 @@ use crate::union::Union;
 /// Why there is no mount; nothing is left behind then.
 pub fn serve_detached(serving: Serving) -> Result<Mounted> {
     let place = Place::open(&serving.target)?;
-    let status = process::fork_daemon(|status| daemon(serving, place, Caller::waiting(status)));
+    detached(|caller| serve(serving, place, caller))
+}
+
+/// Runs in a daemon, and returns when the caller has been told how that went.
+pub(super) fn detached(run: impl FnOnce(&Caller) -> Result<()>) -> Result<Mounted> {
+    let status = process::fork_daemon(|status| daemon(run, &Caller::waiting(status)));
     caller::wait(status.map_err(Error::Start)?)
 }
 
@@ -56,11 +61,11 @@ pub fn serve_foreground(mut serving: Serving) -> Result<()> {
 }
 
 /// The life of the daemon; the result is its exit status.
-fn daemon(serving: Serving, place: Place, caller: Caller) -> u8 {
+fn daemon(run: impl FnOnce(&Caller) -> Result<()>, caller: &Caller) -> u8 {
     if let Err(error) = process::ask_to_be_spared() {
         log::debug!("the daemon may be killed when memory runs out: {error}");
     }
-    match serve(serving, place, &caller) {
+    match run(caller) {
         Ok(()) => 0,
         Err(error) => {
             if !caller.failed(&error) {

@@ -18,6 +18,21 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A name that no container can have.
+    #[error("{0:?} cannot be the name of a container")]
+    ContainerName(String),
+    /// There is no such container.
+    #[error("there is none of that name")]
+    NoContainer,
+    /// A container is there that would not be removed when it is unmounted.
+    #[error("it is there already, and kept")]
+    ContainerKept,
+    /// A container is there that was made of another image: which, in words.
+    #[error("{0}")]
+    OtherImage(String),
+    /// The program that serves the image of a container did not mount it.
+    #[error("its image cannot be mounted: {0}")]
+    Helper(String),
     /// A request that makes no sense, or not yet.
     #[error("{0}")]
     Unsupported(String),
@@ -109,6 +124,12 @@ fn user(id: u32) -> String {
     match id {
         0 => "root".into(),
         id => format!("user {id}"),
+    }
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Error {
+        crate::image::Error::from(error).into()
     }
 }
 

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::text::path_text;
 use super::writable::{self, Readers};
-use super::{MountRecord, Ready, Serving, Target};
+use super::{MountRecord, OnReady, Ready, Serving, Target};
 use crate::cause;
 use crate::image::{self, Found};
 use crate::oci::{Digest, Platform};
 use crate::options::MountOptions;
 use crate::store::{self, Container, Lease, LeaseKind, LeaseRecord, SnapshotImage, Store};
 use crate::union::Union;
+use crate::union::chain::Marks;
 
 /// What image is mounted, so that another process finds the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,21 +65,17 @@ pub fn serving(store: Store, request: ImageRequest<'_>) -> Result<Serving> {
 ///
 /// # Errors
 /// As [`serving`], and what using the directory reports.
-pub fn serving_container(
+pub(super) fn serving_container(
     store: Store,
     container: Container,
+    found: &Found,
     target: Target,
     mut options: MountOptions,
 ) -> Result<Serving> {
-    if options.upper.is_some() || options.work.is_some() {
-        let reason = "upperdir= and workdir= go without a container, which has its own";
-        return Err(Error::Unsupported(reason.into()));
-    }
-    let found = image::find_recorded(&store, &container.record)?;
     (options.upper, options.work) = (Some(container.upper()), Some(container.work()));
     let discards = container.record.ephemeral;
     let own = Store::open(store.root()).map_err(image::Error::from)?;
-    let mut serving = serving_found(store, &found, target, options, Readers::Nobody)?;
+    let mut serving = serving_found(store, found, target, options, Readers::Nobody)?;
     if discards {
         let discard = move || {
             own.remove_container(container).map_err(io::Error::other)?;
@@ -110,6 +107,22 @@ pub fn serving_snapshot(
     serving_found(store, &found, target, options, Readers::Others)
 }
 
+/// Prepares the image with this manifest for serving, be it listed or not.
+///
+/// # Errors
+/// As [`serving`].
+pub fn serving_manifest(
+    root: &Path,
+    name: &str,
+    manifest: Digest,
+    target: Target,
+    options: MountOptions,
+) -> Result<Serving> {
+    let store = Store::open(root).map_err(image::Error::from)?;
+    let found = image::find_manifest(&store, name, manifest)?;
+    serving_found(store, &found, target, options, Readers::Others)
+}
+
 /// Prepares an image for serving that is mounted already, and protected by who serves it now.
 pub(super) fn serving_held(
     recovery: &Recovery,
@@ -128,7 +141,8 @@ pub(super) fn serving_held(
     if !recovery.is_reference {
         found.record.reference = None;
     }
-    serving_kept(store, &found, target, options, Readers::Others, |_| Ok(()))
+    let leased = Leased::held(&store, &found, &target)?;
+    serving_leased(store, &found, leased, target, options, Readers::Others)
 }
 
 fn serving_found(
@@ -138,94 +152,126 @@ fn serving_found(
     options: MountOptions,
     readers: Readers,
 ) -> Result<Serving> {
-    refuse_to_cover(&store, &target)?;
-    if let Err(error) = store.tidy_if_free(SystemTime::now()) {
-        log::info!("cannot tidy up the store: {}", cause::chain(&error));
-    }
-    // From the lease on it stays; before, it may have been removed.
-    serving_kept(
-        store,
-        found,
-        target,
-        options,
-        readers,
-        |store| match is_kept(store, found).map_err(image::Error::from)? {
-            true => Ok(()),
-            false => Err(image::Error::NotStored.into()),
-        },
-    )
+    let leased = Leased::new(&store, found, &target)?;
+    serving_leased(store, found, leased, target, options, readers)
 }
 
-fn serving_kept(
+fn serving_leased(
     store: Store,
     found: &Found,
+    leased: Leased,
     target: Target,
     mut options: MountOptions,
     readers: Readers,
-    check: impl FnOnce(&Store) -> Result<()>,
 ) -> Result<Serving> {
-    let name = match &found.record.reference {
-        Some(reference) => reference.to_string(),
-        None => found.id().to_string(),
-    };
-    let mut record = LeaseRecord {
-        kind: LeaseKind::Mount,
-        pid: std::process::id(),
-        image: name.clone(),
-        mount_point: mount_point(&target),
-        digests: vec![
-            found.record.descriptor.digest,
-            found.manifest_descriptor.digest,
-        ],
-    };
-    let lease = take_lease(&store, &record)?;
-    check(&store)?;
-    let mut chain = image::chain(&store, found)?.with_ids(options.ids.clone());
-    if options.as_lower {
-        if options.upper.is_some() {
-            let reason = "as_lower goes without upperdir=, of which nothing is hidden";
-            return Err(Error::Unsupported(reason.into()));
-        }
-        chain.hide_marks();
+    if options.upper.is_some() && (options.as_lower || options.layers) {
+        let reason = "as_lower and layers go without upperdir=, of which nothing is hidden";
+        return Err(Error::Unsupported(reason.into()));
     }
-    let union = Union::Chain(chain);
-    let own = Store::open(store.root()).map_err(image::Error::from)?;
-    options.root = Some(own.root().to_owned());
+    options.root = Some(store.root().to_owned());
     let recovery = options.upper.is_none().then(|| Recovery {
-        image: name.clone(),
+        image: leased.name.clone(),
         is_reference: found.record.reference.is_some(),
         image_digest: found.record.descriptor.digest,
         manifest_digest: found.manifest_descriptor.digest,
         layers: found.config.rootfs.diff_ids.len(),
     });
-    let lease = Arc::new(parking_lot::Mutex::new(lease));
-    let hold = Arc::clone(&lease);
-    let on_ready = move |ready: Ready| {
-        record.pid = ready.pid;
-        match &mut *lease.lock() {
-            Some(lease) => store.update_lease(lease, &record).map_err(io::Error::other),
-            None => Ok(()),
-        }
+    let mut chain = match options.layers {
+        true => image::layers(&store, found)?,
+        false => image::chain(&store, found)?,
     };
-    let diff_ids = found.config.rootfs.diff_ids.iter().rev();
-    let shown = MountRecord {
-        image: Some(name.clone()),
-        upper: options.upper.as_deref().map(path_text),
-        layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
-        ..MountRecord::default()
-    };
+    if options.as_lower && !options.layers {
+        chain.show_marks(Marks::Hidden);
+    }
+    let union = Union::Chain(chain.with_ids(options.ids.clone()));
     let overlay = writable::overlay(union, &options, readers)?;
-    let mut serving = Serving::new(overlay, OsString::from(name), target, options);
-    serving.record = shown;
+    let upper = options.upper.as_deref().map(path_text);
+    let mut serving = Serving::new(overlay, OsString::from(leased.name), target, options);
+    serving.record = MountRecord {
+        upper,
+        ..leased.shown
+    };
     serving.recovery = recovery;
-    serving.hold = Some(Box::new(hold));
+    serving.hold = Some(leased.hold);
     // An image that was removed while it was mounted goes now.
     serving.on_end = Some(Box::new(move || {
-        tidy(&own);
+        tidy(&store);
         Ok(())
     }));
-    serving.on_ready = Some(Box::new(on_ready));
+    serving.on_ready = Some(leased.on_ready);
     Ok(serving)
+}
+
+/// An image that is kept for a mount.
+pub(super) struct Leased {
+    /// What people call it.
+    pub(super) name: String,
+    /// What is told of it to others.
+    pub(super) shown: MountRecord,
+    /// The lease, which inherits who inherits this.
+    pub(super) hold: Box<dyn Send>,
+    /// Tells who holds it.
+    pub(super) on_ready: OnReady,
+}
+
+impl Leased {
+    /// Keeps `found` for a mount on `target`: nothing that it needs is removed while it is held.
+    ///
+    /// # Errors
+    /// [`image::Error::NotStored`] when it has been removed, or what taking a lease reports.
+    pub(super) fn new(store: &Store, found: &Found, target: &Target) -> Result<Leased> {
+        refuse_to_cover(store, target)?;
+        if let Err(error) = store.tidy_if_free(SystemTime::now()) {
+            log::info!("cannot tidy up the store: {}", cause::chain(&error));
+        }
+        let leased = Leased::held(store, found, target)?;
+        // From here on it stays; before, it may have been removed.
+        match is_kept(store, found).map_err(image::Error::from)? {
+            true => Ok(leased),
+            false => Err(image::Error::NotStored.into()),
+        }
+    }
+
+    /// As [`Leased::new`], where it is certain that it is there: somebody keeps it.
+    fn held(store: &Store, found: &Found, target: &Target) -> Result<Leased> {
+        let name = match &found.record.reference {
+            Some(reference) => reference.to_string(),
+            None => found.id().to_string(),
+        };
+        let mut record = LeaseRecord {
+            kind: LeaseKind::Mount,
+            pid: std::process::id(),
+            image: name.clone(),
+            mount_point: mount_point(target),
+            digests: vec![
+                found.record.descriptor.digest,
+                found.manifest_descriptor.digest,
+            ],
+        };
+        let lease = take_lease(store, &record)?;
+        let diff_ids = found.config.rootfs.diff_ids.iter().rev();
+        let shown = MountRecord {
+            image: Some(name.clone()),
+            layers: diff_ids.map(|diff_id| diff_id.to_string()).collect(),
+            ..MountRecord::default()
+        };
+        let own = Store::open(store.root()).map_err(image::Error::from)?;
+        let lease = Arc::new(parking_lot::Mutex::new(lease));
+        let hold = Arc::clone(&lease);
+        let on_ready = move |ready: Ready| {
+            record.pid = ready.pid;
+            match &mut *lease.lock() {
+                Some(lease) => own.update_lease(lease, &record).map_err(io::Error::other),
+                None => Ok(()),
+            }
+        };
+        Ok(Leased {
+            name,
+            shown,
+            hold: Box::new(hold),
+            on_ready: Box::new(on_ready),
+        })
+    }
 }
 
 /// Whether the image is listed, or a container or a snapshot keeps it.
@@ -238,7 +284,11 @@ fn is_kept(store: &Store, found: &Found) -> store::Result<bool> {
     };
     let contained = |store: &Store| {
         let containers = store.containers()?;
-        store::Result::Ok(containers.iter().any(|(_, it)| it.image_digest == image))
+        store::Result::Ok(
+            containers
+                .iter()
+                .any(|(_, it)| it.image_digest == image || it.manifest_digest == manifest),
+        )
     };
     let snapshots = store.snapshot_images()?;
     let stood_for = snapshots.iter().any(|it| it.manifest_digest == manifest);
@@ -246,7 +296,7 @@ fn is_kept(store: &Store, found: &Found) -> store::Result<bool> {
 }
 
 /// Removes what ended processes left; a mount does not need that.
-fn tidy(store: &Store) {
+pub(super) fn tidy(store: &Store) {
     if let Err(error) = store.tidy(SystemTime::now()) {
         log::info!("cannot tidy up the store: {}", cause::chain(&error));
     }

@@ -5,11 +5,13 @@
 
 mod attach;
 mod caller;
+mod container;
 mod daemon;
 mod error;
 mod fusermount;
 mod holder;
 pub mod image;
+mod keeper;
 mod kernel;
 pub mod layers;
 mod mountinfo;
@@ -17,6 +19,7 @@ mod policy;
 mod record;
 mod remount;
 mod serve;
+mod shared;
 mod syslog;
 mod text;
 mod unmount;
@@ -24,18 +27,21 @@ pub mod upgrade;
 mod view;
 mod writable;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::Path;
 
 pub use attach::Target;
+pub use container::{ContainerRequest, prepare_container, prepare_container_from};
 pub use daemon::{serve_detached, serve_foreground};
 pub use error::{Error, Missing, Result};
+pub use keeper::KernelMount;
 pub use kernel::try_overlay;
-pub use mountinfo::{KIND, MountEntry, ours as mounts};
+pub use mountinfo::{KIND, MountEntry, ours as mounts, owner};
 pub use record::{MountRecord, Server, servers};
 pub use remount::remount;
+pub use shared::{make_mount_point, mount_shared, unmount_shared};
 pub use syslog::tell_system;
 pub use text::path_text;
 pub use unmount::{server_of, unmount};
@@ -119,6 +125,62 @@ impl fmt::Debug for Serving {
             .field("target", &self.target)
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// What is ready to be mounted.
+pub enum Prepared {
+    /// A file system of ours.
+    Served(Box<Serving>),
+    /// A container that the kernel's overlay writes.
+    Kept(Box<KernelMount>),
+}
+
+impl From<Serving> for Prepared {
+    fn from(serving: Serving) -> Prepared {
+        Prepared::Served(Box::new(serving))
+    }
+}
+
+impl Prepared {
+    /// What is mounted, as its source shows.
+    #[must_use]
+    pub fn source(&self) -> &OsStr {
+        match self {
+            Prepared::Served(serving) => &serving.source,
+            Prepared::Kept(mount) => &mount.source,
+        }
+    }
+
+    /// As [`Serving::is_write_protected`].
+    #[must_use]
+    pub fn is_write_protected(&self) -> bool {
+        match self {
+            Prepared::Served(serving) => serving.is_write_protected(),
+            Prepared::Kept(_) => false,
+        }
+    }
+
+    /// Mounts it, and leaves it to a daemon. The calling process has a single thread.
+    ///
+    /// # Errors
+    /// Why there is no mount; nothing is left behind then.
+    pub fn mount_detached(self) -> Result<Mounted> {
+        match self {
+            Prepared::Served(serving) => serve_detached(*serving),
+            Prepared::Kept(mount) => mount.keep_detached(),
+        }
+    }
+
+    /// Mounts it, and returns when the mount is gone.
+    ///
+    /// # Errors
+    /// Why there is no mount, or what broke it.
+    pub fn mount_here(self) -> Result<()> {
+        match self {
+            Prepared::Served(serving) => serve_foreground(*serving),
+            Prepared::Kept(mount) => mount.keep_here(),
+        }
     }
 }
 

@@ -1,50 +1,37 @@
-//! The mounts of this mount namespace, from `/proc/self/mountinfo`.
+//! Which mounts of this mount namespace are ours.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The file system type that our mounts show.
+pub use crate::sys::mountinfo::{MountEntry, all};
+
+use super::shared;
+
+/// The file system type that our own file systems show.
 pub const KIND: &str = "fuse.plyfs";
 
-/// One line of the table of mounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountEntry {
-    /// Number of the mount; used again after it is gone.
-    pub id: u64,
-    /// Major and minor number of the super block.
-    pub device: (u32, u32),
-    /// Where it is mounted, as this process sees it.
-    pub point: PathBuf,
-    /// Its options: those of the mount, a comma, those of the super block.
-    pub options: OsString,
-    /// Whether its super block is read-only, so that no mount of it can be written to.
-    pub is_read_only: bool,
-    /// Type of file system, `fuse.plyfs` for ours.
-    pub kind: OsString,
-    /// What it shows as its source.
-    pub source: OsString,
+/// Whether a mount is ours: a file system of ours, or the kernel's overlay that one of our containers is.
+#[must_use]
+pub fn is_ours(entry: &MountEntry) -> bool {
+    entry.kind == KIND || shared_image(entry).is_some()
 }
 
-impl MountEntry {
-    /// Who made a FUSE mount, as its options tell.
-    #[must_use]
-    pub fn user_id(&self) -> Option<u32> {
-        let options = self.options.to_str()?;
-        let mut values = options
-            .split(',')
-            .filter_map(|option| option.strip_prefix("user_id="));
-        values.next()?.parse().ok()
+/// The mount of the image, below a container that the kernel's overlay writes.
+pub(super) fn shared_image(entry: &MountEntry) -> Option<PathBuf> {
+    let upper = entry.upper()?;
+    let lower = entry.lower()?;
+    let containers = upper.parent()?.parent()?;
+    let same = shared::store_of(&lower)? == containers.parent()?;
+    (same && containers.ends_with("containers")).then_some(lower)
+}
+
+/// Who made a mount of ours; only root makes the kernel's.
+#[must_use]
+pub fn owner(entry: &MountEntry) -> Option<u32> {
+    match entry.kind == KIND {
+        true => entry.user_id(),
+        false => is_ours(entry).then_some(0),
     }
-}
-
-/// All mounts, in the order in which they were made: the last one at a place is what is seen.
-///
-/// # Errors
-/// What reading `/proc/self/mountinfo` reports.
-pub fn all() -> io::Result<Vec<MountEntry>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
 /// The live plyfs mounts.
@@ -53,7 +40,7 @@ pub fn all() -> io::Result<Vec<MountEntry>> {
 /// As [`all`].
 pub fn ours() -> io::Result<Vec<MountEntry>> {
     let mut mounts = all()?;
-    mounts.retain(|mount| mount.kind == KIND);
+    mounts.retain(is_ours);
     Ok(mounts)
 }
 
@@ -62,106 +49,4 @@ pub(super) fn seen_at(path: &Path) -> io::Result<Option<MountEntry>> {
     let mut mounts = all()?;
     mounts.retain(|mount| mount.point == path);
     Ok(mounts.pop())
-}
-
-/// Reads the whole table; lines of another shape are passed over.
-fn parse(table: &[u8]) -> Vec<MountEntry> {
-    table
-        .split(|&byte| byte == b'\n')
-        .filter_map(line)
-        .collect()
-}
-
-fn line(line: &[u8]) -> Option<MountEntry> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let id = number(fields.next()?)?;
-    let _parent = fields.next()?;
-    let device = fields.next()?;
-    let colon = device.iter().position(|&byte| byte == b':')?;
-    let (major, minor) = (
-        number(device.get(..colon)?)?,
-        number(device.get(colon + 1..)?)?,
-    );
-    let _root = fields.next()?;
-    let point = PathBuf::from(unescape(fields.next()?));
-    let mut options = fields.next()?.to_vec();
-    // Any number of optional fields end with a dash.
-    fields.find(|&field| field == b"-")?;
-    let kind = unescape(fields.next()?);
-    let source = unescape(fields.next()?);
-    let mut is_read_only = false;
-    if let Some(more) = fields.next() {
-        is_read_only = more.split(|&byte| byte == b',').any(|it| it == b"ro");
-        options.push(b',');
-        options.extend_from_slice(more);
-    }
-    let device = (u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
-    Some(MountEntry {
-        id,
-        device,
-        point,
-        options: unescape(&options),
-        is_read_only,
-        kind,
-        source,
-    })
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Undoes the kernel's `\040` for a space and its like.
-fn unescape(field: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = |byte: &u8| matches!(byte, b'0'..=b'7').then(|| u32::from(byte - b'0'));
-        let code = match after {
-            [a, b, c, ..] if byte == b'\\' => octal(a)
-                .zip(octal(b))
-                .zip(octal(c))
-                .and_then(|((a, b), c)| u8::try_from(a * 64 + b * 8 + c).ok()),
-            _ => None,
-        };
-        match code {
-            Some(code) => {
-                plain.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::ffi::OsStrExt;
-
-    use super::*;
-
-    #[test]
-    fn a_line_with_odd_names_is_read() {
-        let table = b"36 35 98:0 / /mnt\\040a\\134b\xff rw,nosuid shared:1 master:2 - fuse.plyfs deb\\054ian ro,user_id=0\n";
-        let mounts = parse(table);
-        let [mount] = mounts.as_slice() else {
-            panic!("{mounts:?}")
-        };
-        assert_eq!(mount.id, 36);
-        assert_eq!(mount.device, (98, 0));
-        assert_eq!(mount.point.as_os_str().as_bytes(), b"/mnt a\\b\xff");
-        assert_eq!(mount.kind, KIND);
-        assert_eq!(mount.source, "deb,ian");
-        assert_eq!(mount.options, "rw,nosuid,ro,user_id=0");
-        assert_eq!(mount.user_id(), Some(0));
-    }
-
-    #[test]
-    fn lines_of_another_shape_are_passed_over() {
-        assert_eq!(parse(b"\nx y z\n1 2 3\n36 35 98:0 / /m rw - \n"), vec![]);
-    }
 }

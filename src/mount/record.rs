@@ -66,7 +66,7 @@ impl Server {
     /// Whether it serves the mount `entry`.
     #[must_use]
     pub fn serves(&self, entry: &MountEntry) -> bool {
-        self.record.device == entry.device && entry.user_id() == Some(self.uid)
+        self.record.device == entry.device && mountinfo::owner(entry) == Some(self.uid)
     }
 
     /// Whether it serves that mount still.
@@ -107,7 +107,7 @@ pub(super) fn publish_or_not(record: &MountRecord) -> Option<File> {
 /// What reading `/proc` reports.
 pub fn servers() -> io::Result<Vec<Server>> {
     let owners = mountinfo::ours()?;
-    servers_of(&owners.iter().filter_map(MountEntry::user_id).collect())
+    servers_of(&owners.iter().filter_map(mountinfo::owner).collect())
 }
 
 /// The processes of these users.

@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 
 use super::error::{Error, Result};
-use super::{KIND, attach, policy, unmount};
+use super::{attach, mountinfo, policy, unmount};
 use crate::options::MountOptions;
 
 /// Gives the plyfs mount at `path` the flags that `options` have (`ro`, `nosuid`, `noatime` and so on), and
@@ -16,7 +16,7 @@ use crate::options::MountOptions;
 /// [`Error::NotMounted`] when what is seen at `path` is not ours; what mount(2) reports, which is for root.
 pub fn remount(path: &Path, options: &MountOptions) -> Result<bool> {
     let path = unmount::resolve(path)?;
-    let seen = unmount::seen_at(&path)?.filter(|mount| mount.kind == KIND);
+    let seen = unmount::seen_at(&path)?.filter(mountinfo::is_ours);
     let Some(seen) = seen else {
         return Err(Error::NotMounted { path });
     };

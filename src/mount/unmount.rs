@@ -14,6 +14,8 @@ use super::error::{Error, Result};
 use super::fusermount;
 use super::mountinfo::{self, MountEntry};
 use super::record::{self, Server};
+use super::shared;
+use crate::store::Store;
 use crate::sys::mount::{MountIdentity, identity};
 
 /// The last close of a file reaches a FUSE server after close(2) has returned.
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// [`Error::NotYours`] when somebody else mounted it.
 pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
     let path = resolve(path)?;
-    let seen = seen_at(&path)?.filter(|mount| mount.kind == mountinfo::KIND);
+    let seen = seen_at(&path)?.filter(mountinfo::is_ours);
     let Some(seen) = seen else {
         return Err(Error::NotMounted { path });
     };
@@ -38,7 +40,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
     let started = Instant::now();
     loop {
         match umount2(&path, flags | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return end_image_of(&seen),
             Err(Errno::EBUSY) if started.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -66,6 +68,18 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
             }
             result => return result,
         }
+    }
+}
+
+/// Takes away the image below a container that the kernel's overlay wrote, unless another one uses it. The
+/// keeper of the container does so too, if it lives.
+fn end_image_of(container: &MountEntry) -> Result<()> {
+    let Some(image) = mountinfo::shared_image(container) else {
+        return Ok(());
+    };
+    match shared::store_of(&image) {
+        Some(root) => shared::end_unused(&Store::open(root)?),
+        None => Ok(()),
     }
 }
 

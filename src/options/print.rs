@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::{DataMode, MountOptions};
+use super::{DataMode, MountOptions, WritableLayer};
 use crate::idmap::IdRanges;
 
 impl MountOptions {
@@ -22,6 +22,10 @@ impl MountOptions {
             "snapshot",
             self.snapshot.map(|it| it.to_string()).as_deref(),
         );
+        list.word("name", self.name.as_deref());
+        list.word("manifest", self.manifest.as_deref());
+        let writable = Some(self.writable).filter(|&it| it != WritableLayer::default());
+        list.word("writable", writable.map(WritableLayer::as_str));
         list.value("platform", self.platform.as_deref());
         list.value("fsname", self.source.as_deref());
         list.value("context", self.context.as_deref());
@@ -60,6 +64,7 @@ impl MountOptions {
             ("volatile", self.volatile),
             ("userxattr", self.userxattr),
             ("as_lower", self.as_lower),
+            ("layers", self.layers),
             ("strict", self.strict),
             ("remount", self.remount),
         ] {

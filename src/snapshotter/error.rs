@@ -52,9 +52,6 @@ pub enum Error {
     /// A mount failed.
     #[error(transparent)]
     Mount(#[from] mount::Error),
-    /// The mount helper could not mount an image.
-    #[error("mount.plyfs failed: {0}")]
-    Helper(String),
     /// A system call failed.
     #[error("{doing} {}", path.display())]
     Io {

@@ -48,8 +48,8 @@ use std::sync::atomic::AtomicBool;
 pub use error::{Error, Result};
 pub use images::Remote;
 pub use info::{Info, Kind, Labels, Mount, Usage};
-pub use writable::WritableLayer;
 
+use crate::options::WritableLayer;
 use crate::store::Store;
 use filter::Filter;
 use images::Images;
@@ -88,7 +88,7 @@ impl Snapshotter {
     pub fn open(store: Store, settings: Settings) -> Result<Snapshotter> {
         let root = path_for_containerd(store.root().to_owned())?;
         let directory = store.create_snapshots()?;
-        let kernel_writes = settings.writable.is_kernel(&store)?;
+        let kernel_writes = writable::is_kernel(settings.writable, &store)?;
         let snapshotter = Snapshotter {
             metadata: Metadata::open(&directory)?,
             store,

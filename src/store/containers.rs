@@ -7,6 +7,8 @@
 //! # Invariants
 //! * A container keeps its image: what it needs is no garbage while the container is there.
 //! * Who holds the flock on `lock` uses the container; nobody else mounts or removes it meanwhile.
+//! * The kernel uses it as long as it is the upper directory of an overlay, even if the process was
+//!   killed that held the lock for that.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,8 +22,8 @@ use super::garbage::names_if_there;
 use super::{Error, Result, Store, files};
 use crate::cause;
 use crate::oci::Digest;
-use crate::sys::lock;
 use crate::sys::writable::WritableDir;
+use crate::sys::{lock, mountinfo};
 
 /// How long a container that is in use is waited for: who looked at it has done by then.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -152,6 +154,12 @@ impl Store {
                 // It was removed meanwhile, and there may be another one.
                 continue;
             }
+            if is_written_by_the_kernel(&directory)? {
+                return Err(Error::ContainerInUse {
+                    name: name.to_owned(),
+                    pid: None,
+                });
+            }
             // Only now it is certain whose record it is.
             return Ok(read_record(&directory)?.map(|record| Container {
                 directory,
@@ -174,7 +182,7 @@ impl Store {
             Err(error) => return Err(Error::io(error, "opening", &path)),
         };
         match lock.try_lock_shared() {
-            Ok(()) => Ok(false),
+            Ok(()) => is_written_by_the_kernel(&self.containers_path().join(name)),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(Error::io(error, "locking", &path)),
         }
@@ -305,6 +313,16 @@ fn read_record(directory: &Path) -> Result<Option<ContainerRecord>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(error, "reading", &path)),
     }
+}
+
+/// Whether the kernel's overlay writes to a container in a mount that can be seen from here.
+fn is_written_by_the_kernel(directory: &Path) -> Result<bool> {
+    let upper = directory.join("upper");
+    let mounts = mountinfo::all()
+        .map_err(|error| Error::io(error, "reading", Path::new("/proc/self/mountinfo")))?;
+    Ok(mounts
+        .iter()
+        .any(|mount| mount.upper().as_ref() == Some(&upper)))
 }
 
 fn make_directory(path: &Path, recursive: bool) -> Result<()> {

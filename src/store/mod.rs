@@ -7,6 +7,7 @@
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
 //!   containers/<name>/       upper/, work/, container.json, lock
+//!   served/                  lock, <manifest>/: mounts of images that containers share
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
 //!   leases/<name>.json                           what live processes need, locked while they live

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod lock;
 pub mod mapping;
 pub mod mount;
+pub mod mountinfo;
 pub mod process;
 pub mod writable;
 mod writable_xattr;

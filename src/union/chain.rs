@@ -4,7 +4,7 @@
 //! * Node number = row of the index + 1, so numbers are the same at every mount.
 //! * The index answers from its mapping; contents are opened anew each time (callers keep them). Only
 //!   how much room a large file takes is asked of the file itself, once, and kept.
-//! * With [`Chain::hide_marks`] nothing is shown that the kernel's overlay would take for a mark.
+//! * With [`Marks::Hidden`] nothing is shown that the kernel's overlay would take for a mark.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -115,7 +115,20 @@ pub struct Chain {
     ids: IdMap,
     /// Blocks of the large files that were looked at, by number of node.
     blocks: RwLock<HashMap<u64, u64>>,
-    hides_marks: bool,
+    marks: Marks,
+}
+
+/// Whether a chain shows what the kernel's overlay would follow in a layer: its attributes, and character
+/// devices 0:0, which are whiteouts to it. An image may hold such things, and must not reach with them what
+/// lies below or beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// As what the image says they are.
+    Shown,
+    /// Only the devices: in single layers they are what they look like.
+    Whiteouts,
+    /// Not at all.
+    Hidden,
 }
 
 /// The attributes that name users and groups.
@@ -137,7 +150,7 @@ impl Chain {
             layers,
             ids: IdMap::default(),
             blocks: RwLock::default(),
-            hides_marks: false,
+            marks: Marks::Shown,
         })
     }
 
@@ -147,11 +160,9 @@ impl Chain {
         Chain { ids, ..self }
     }
 
-    /// Hides what the kernel's overlay would follow in a layer: its attributes, and character devices
-    /// 0:0, which are whiteouts to it. An image may hold such things, and must not reach with them what
-    /// lies below or beside it.
-    pub fn hide_marks(&mut self) {
-        self.hides_marks = true;
+    /// Shows these marks from now on; all without it.
+    pub fn show_marks(&mut self, marks: Marks) {
+        self.marks = marks;
     }
 
     fn is_hidden(&self, row: NodeRef<'_>) -> bool {
@@ -159,14 +170,14 @@ impl Chain {
             kind: FileKind::CharDevice,
             device: (0, 0),
         };
-        self.hides_marks && row.kind() == whiteout
+        self.marks == Marks::Hidden && row.kind() == whiteout
     }
 
     fn is_hidden_xattr(&self, name: &[u8]) -> bool {
         let rest = name
             .strip_prefix(b"trusted.")
             .or_else(|| name.strip_prefix(b"user."));
-        self.hides_marks && rest.is_some_and(|rest| rest.starts_with(b"overlay."))
+        self.marks != Marks::Shown && rest.is_some_and(|rest| rest.starts_with(b"overlay."))
     }
 
     fn node(&self, node: NodeNumber) -> Result<NodeRef<'_>> {

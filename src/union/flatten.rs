@@ -47,22 +47,20 @@ pub enum FlattenError {
 /// # Errors
 /// [`FlattenError`].
 pub fn flatten<'a>(layers: impl IntoIterator<Item = &'a Index>) -> Result<Tree, FlattenError> {
-    let mut flattening = Flattening {
-        tree: Tree::new(),
-        parents: vec![Tree::ROOT],
-    };
-    for (number, layer) in layers.into_iter().enumerate() {
-        if number >= MAX_LAYERS {
-            return Err(FlattenError::TooManyLayers);
-        }
-        flattening.apply(layer, number as u16)?;
+    let mut flattening = Flattening::new();
+    for layer in layers {
+        flattening.add(layer)?;
     }
     flattening.tree.set_implied(Tree::ROOT, false);
     Ok(flattening.tree)
 }
 
-struct Flattening {
-    tree: Tree,
+/// Layers, while they are put one upon another.
+pub(super) struct Flattening {
+    /// What they are together.
+    pub(super) tree: Tree,
+    /// How many they are.
+    layers: usize,
     /// The directory above each directory of the tree, by node.
     parents: Vec<NodeId>,
 }
@@ -88,6 +86,29 @@ impl Applying<'_> {
 }
 
 impl Flattening {
+    /// No layers.
+    pub(super) fn new() -> Flattening {
+        Flattening {
+            tree: Tree::new(),
+            layers: 0,
+            parents: vec![Tree::ROOT],
+        }
+    }
+
+    /// Puts a layer upon the others, and tells its number.
+    ///
+    /// # Errors
+    /// [`FlattenError`].
+    pub(super) fn add(&mut self, layer: &Index) -> Result<u16, FlattenError> {
+        if self.layers >= MAX_LAYERS {
+            return Err(FlattenError::TooManyLayers);
+        }
+        let number = self.layers as u16;
+        self.apply(layer, number)?;
+        self.layers += 1;
+        Ok(number)
+    }
+
     fn apply(&mut self, index: &Index, number: u16) -> Applied {
         let mut layer = Applying {
             index,
@@ -522,8 +543,15 @@ mod tests {
     }
 
     fn flat(layers: &[&[&str]]) -> Result<Vec<String>, FlattenError> {
+        joined(layers, |layers| flatten(layers))
+    }
+
+    fn joined(
+        layers: &[&[&str]],
+        join: impl FnOnce(&[Index]) -> Result<Tree, FlattenError>,
+    ) -> Result<Vec<String>, FlattenError> {
         let layers: Vec<Index> = layers.iter().map(|lines| layer(lines)).collect();
-        let tree = flatten(&layers)?;
+        let tree = join(&layers)?;
         let mut bytes = Vec::new();
         let ids = vec![[0; 32]; layers.len()];
         tree.write_chain(&ids, &mut bytes).unwrap();
@@ -554,6 +582,22 @@ mod tests {
                 _ => lines.push(format!("{path}={}x{}", node.size(), node.nlink())),
             }
         }
+    }
+
+    #[test]
+    fn layers_are_told_apart() {
+        let layers: &[&[&str]] = &[
+            &["a=1", "d/", "d/x=1", "d/y=1", "l->d", "u/", "u/v/"],
+            // A new name for a file below, one that is gone, and one below a symlink.
+            &["b=>a", "d?/", "-d/x", "@l/z=3", "u?/", "u/w=4"],
+            // What hides all that was there, and a file in place of a directory.
+            &["d!", "d/y=5", "u=6"],
+        ];
+        let spread = joined(layers, |layers| crate::union::spread::spread(layers)).unwrap();
+        let expected = "0/0 0/a=1x1 0/d/ 0/d/x=1x1 0/d/y=1x1 0/l->d 0/u/ 0/u/v/ \
+            1/0 1/b=1x1 1/d/ 1/d/x=0x1 1/d/z=3x1 1/u/ 1/u/w=4x1 \
+            2/0 2/d/ 2/d/y=5x1 2/d/z=0x1 2/u=6x1";
+        assert_eq!(spread.join(" "), expected);
     }
 
     #[test]

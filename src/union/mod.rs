@@ -16,6 +16,7 @@ pub mod chain;
 pub mod error;
 pub mod flatten;
 mod path;
+pub mod spread;
 pub mod stack;
 
 use std::borrow::Cow;

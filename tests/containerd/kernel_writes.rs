@@ -85,6 +85,41 @@ fn a_container_changes_between_the_two_ways_while_it_is_stopped() {
     it.remove_images(&[&image]);
 }
 
+/// The labels of Kubernetes user namespaces: such a container is written through a mount of ours, beside others of
+/// the image that the kernel writes.
+#[test]
+fn a_container_in_a_user_namespace_has_its_own_owners() {
+    let Some((mut it, image, _registry)) = with_image() else {
+        return;
+    };
+    it.start_container(&image, "plain");
+    let mapped = [
+        "--uidmap",
+        "0:5000:65536",
+        "--gidmap",
+        "0:6000:65536",
+        "--remap-labels",
+    ];
+    let head = ["run", "--detach", "--snapshotter", "plyfs"];
+    let tail = [&image, "mapped", "/bin/sh", "-c", "sleep 1000"];
+    it.run(&[&head[..], &mapped, &tail].concat());
+    assert_eq!(it.exec("mapped", ROOT), "fuse.plyfs\n");
+    let script =
+        "echo x > /root/new; chown 7:8 /etc/issue; stat -c %u:%g /root /root/new /etc/issue /bin";
+    let owners = "0:0\n0:0\n7:8\n0:0\n";
+    assert_eq!(it.exec("mapped", script), owners);
+    // On disk they are who they are in the container, whoever that is outside.
+    it.stop_container("mapped");
+    it.kill_snapshotter_and_write("fuse");
+    it.run(&["tasks", "start", "--detach", "mapped"]);
+    let look = "stat -c %u:%g /root /root/new /etc/issue /bin";
+    assert_eq!(it.exec("mapped", look), owners);
+    for name in ["plain", "mapped"] {
+        it.remove_container(name);
+    }
+    it.remove_images(&[&image]);
+}
+
 /// The process that holds the mount on `path`.
 fn holder(path: &Path) -> u32 {
     let mounts = succeed(Command::new(plyfs_program()).args(["mounts", "--json"]));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use plyfs::layer::FileKind;
+use plyfs::union::chain::Marks;
 use plyfs::union::{NodeNumber, Union};
 
 use super::support::{Lab, Row, Rows};
@@ -77,7 +78,7 @@ fn regression_a_lower_layer_of_the_kernel_shows_no_marks() {
         (3, 4, true, true)
     );
     if let Union::Chain(chain) = &mut union {
-        chain.hide_marks();
+        chain.show_marks(Marks::Hidden);
     }
     let (names, xattrs, mark, whiteout) = shown(&union);
     assert_eq!(names, ["f", "tty"]);

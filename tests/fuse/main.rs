@@ -10,6 +10,7 @@ mod containers;
 mod content;
 mod fixture;
 mod handles;
+mod kernel_containers;
 mod lifecycle;
 mod mounting;
 mod occupied;

@@ -106,6 +106,14 @@ pub enum User {
     Plain,
 }
 
+/// An ordinary user who may have further users: somebody else, if the tests run as root.
+pub fn user_with_a_range() -> Option<nix::unistd::User> {
+    let table = fs::read_to_string("/etc/subuid").ok()?;
+    let names = table.lines().filter_map(|line| line.split(':').next());
+    let mut users = names.filter_map(|name| nix::unistd::User::from_name(name).ok().flatten());
+    users.find(|user| !user.uid.is_root() && (is_root() || user.uid == nix::unistd::getuid()))
+}
+
 /// `program` as `user`, with a home that is not ours and without our settings.
 pub fn command_as(user: User, program: impl AsRef<OsStr>) -> Command {
     let mut command = if user == User::Plain && is_root() {
