@@ -228,7 +228,7 @@ fn built_project() -> tempfile::TempDir {
 }
 
 /// What there is below the prefix `usr` once everything is in place.
-const INSTALLED: [&str; 13] = [
+const INSTALLED: [&str; 14] = [
     "bin/plyfs",
     "bin/plyfs-snapshotter",
     "bin/mount.plyfs",

@@ -11,43 +11,26 @@
 //! # See
 //! OCI image specification, `layer.md`.
 
+mod error;
+
 use std::collections::HashSet;
 
-use thiserror::Error;
-
 use crate::layer::index::{DetachedRow, Index, Named, NodeKind, NodeRef};
-use crate::layer::tree::{Kind, NodeId, Target, Tree, TreeError};
+use crate::layer::tree::{Kind, NodeId, Target, Tree};
 use crate::layer::{Content, FileKind, Metadata};
+use error::MAX_LAYERS;
+
+pub use error::FlattenError;
 
 /// Symlinks followed in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
-/// The largest number of layers, given by the format.
-const MAX_LAYERS: usize = 1 << 16;
-
-/// Why layers cannot be flattened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum FlattenError {
-    /// A hard link to something that is in no layer.
-    #[error("hard link {0:?}: there is no such file in this or the layers below")]
-    LinkTarget(String),
-    /// A path that leads through too many symlinks, or through something that is no directory.
-    #[error("{0:?}: its parent cannot be found: {1}")]
-    Parent(String, &'static str),
-    /// More layers than an index can number.
-    #[error("more than {MAX_LAYERS} layers")]
-    TooManyLayers,
-    /// More entries than an index holds.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-}
 
 /// Flattens layers, lowest first.
 ///
 /// # Errors
 /// [`FlattenError`].
 pub fn flatten<'a>(layers: impl IntoIterator<Item = &'a Index>) -> Result<Tree, FlattenError> {
-    let mut flattening = Flattening::new();
+    let mut flattening = Flattening::default();
     for layer in layers {
         flattening.add(layer)?;
     }
@@ -55,7 +38,8 @@ pub fn flatten<'a>(layers: impl IntoIterator<Item = &'a Index>) -> Result<Tree, 
     Ok(flattening.tree)
 }
 
-/// Layers, while they are put one upon another.
+/// Layers, while they are put one upon another; none at first.
+#[derive(Default)]
 pub(super) struct Flattening {
     /// What they are together.
     pub(super) tree: Tree,
@@ -86,15 +70,6 @@ impl Applying<'_> {
 }
 
 impl Flattening {
-    /// No layers.
-    pub(super) fn new() -> Flattening {
-        Flattening {
-            tree: Tree::new(),
-            layers: 0,
-            parents: vec![Tree::ROOT],
-        }
-    }
-
     /// Puts a layer upon the others, and tells its number.
     ///
     /// # Errors

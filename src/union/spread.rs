@@ -21,7 +21,7 @@ use crate::layer::tree::{Kind, NodeId, Target, Tree};
 /// # Errors
 /// As [`flatten`](super::flatten::flatten()).
 pub fn spread<'a>(layers: impl IntoIterator<Item = &'a Index>) -> Result<Tree, FlattenError> {
-    let mut below = Flattening::new();
+    let mut below = Flattening::default();
     let mut spread = Tree::new();
     for layer in layers {
         let before = below.tree.clone();
