@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::OverlayOptions;
 use crate::sys::at::RootFd;
+use crate::sys::lock;
 use crate::sys::writable::WritableDir;
-use crate::sys::{lock, process};
 use crate::union::{Error, Result};
 use crate::whiteout::Namespace;
 
