@@ -128,8 +128,8 @@ impl Filesystem for Adapter {
 
     // Attributes.
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let look = || self.look(node(ino));
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let look = || self.look(node(ino), fh);
         send::attributes(reply, self.answer("getattr", ino, look));
     }
 
@@ -254,14 +254,14 @@ impl Filesystem for Adapter {
             let open = || backings.open(&self.overlay, &self.contents, node(ino), wanted);
             return match self.answer("open", ino, open) {
                 Ok(Some(id)) => backings.reply(req, reply, id),
-                Ok(None) => send::opened(reply, Ok(Way::PageCache)),
+                Ok(None) => send::opened(reply, Ok(Way::PageCache), send::handle(false)),
                 Err(errno) => reply.error(errno),
             };
         }
         let register = |file: &std::fs::File| reply.open_backing(file);
         let open = || self.open_file(node(ino), wanted, req.uid() == 0, register);
         let opened = self.answer("open", ino, open);
-        send::opened(reply, opened);
+        send::opened(reply, opened, send::handle(wanted.write));
     }
 
     fn release(
@@ -317,8 +317,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let write = || self.write_content(node(ino), offset, data, kill);
+        let write = || self.write_content(node(ino), offset, data, write_flags);
         send::written(reply, self.answer("write", ino, write));
     }
 

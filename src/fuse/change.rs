@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{BackingId, INodeNo, Request, TimeOrNow};
+use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow, WriteFlags};
 use nix::errno::Errno;
 
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
-use super::seek;
+use super::{reply as send, seek};
 use crate::layer::FileKind;
 use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
 
@@ -92,7 +92,13 @@ impl Adapter {
     }
 
     /// Attributes; `ESTALE` makes the kernel look up the name of a node that was left.
-    pub(super) fn look(&self, node: NodeNumber) -> Result<Attributes> {
+    pub(super) fn look(&self, node: NodeNumber, file: Option<FileHandle>) -> Result<Attributes> {
+        // The kernel names the file where it asks before a write(2).
+        if file == Some(send::handle(true))
+            && let Some(errno) = self.files.doubts.take_lost(node)
+        {
+            return Err(errno.into());
+        }
         if self.files.is_gone(node) {
             return Err(Errno::ESTALE.into());
         }
@@ -113,9 +119,10 @@ impl Adapter {
             kill_privileges: change.size.is_some() && !change.by_root,
         };
         let changed = self.files.set_attributes(&self.overlay, node, &set);
-        if changed.is_err() {
+        if let Err(error) = &changed {
             // A part of it may have been done.
             self.files.notes.add(Note::Attributes(node));
+            self.files.doubts.note_stale(node, error);
         }
         changed
     }
@@ -160,7 +167,12 @@ impl Adapter {
         by_root: bool,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Way> {
-        let opened = self.files.open(&self.overlay, node, wanted, register);
+        let mut opened = self.files.open(&self.overlay, node, wanted, register);
+        if let Ok(way @ Way::PageCache) = &mut opened
+            && self.files.doubts.take_stale(node)
+        {
+            *way = Way::Anew;
+        }
         if !wanted.truncate {
             return opened;
         }
@@ -188,9 +200,15 @@ impl Adapter {
         buffer: &mut Vec<u8>,
     ) -> Result<usize> {
         let Some(file) = self.files.get(node) else {
-            return self
-                .contents
-                .read(&self.overlay, node, offset, size, buffer);
+            let mut read = || (self.contents).read(&self.overlay, node, offset, size, buffer);
+            return match read() {
+                // There is no open that could fail instead.
+                Err(error) if error.errno == Errno::ESTALE => {
+                    self.files.doubts.note_stale(node, &error);
+                    read()
+                }
+                read => read,
+            };
         };
         let size = usize::try_from(size).unwrap_or(0);
         if buffer.len() < size {
@@ -205,12 +223,17 @@ impl Adapter {
         node: NodeNumber,
         offset: u64,
         data: &[u8],
-        kill: bool,
+        flags: WriteFlags,
     ) -> Result<u64> {
-        if kill {
+        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.kill_set_ids(node)?;
         }
-        let written = self.files.file(node)?.write_at(data, offset)?;
+        let written = self.files.file(node)?.write_at(data, offset);
+        let written = written.inspect_err(|error| {
+            if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                self.files.doubts.note_lost(node, error.errno);
+            }
+        })?;
         Ok(u64::try_from(written).unwrap_or(u64::MAX))
     }
 

@@ -31,6 +31,7 @@ use lru::LruCache;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 
+use super::doubts::Doubts;
 use super::notify::{Note, Notes};
 use crate::layer::Timestamp;
 use crate::overlay::{
@@ -59,6 +60,8 @@ pub(super) enum Way {
     Passthrough(Arc<BackingId>),
     /// By requests, through the page cache of the mount.
     PageCache,
+    /// The same, where what lies there is old.
+    Anew,
 }
 
 /// A backing id, and whether its file lies in the upper.
@@ -119,6 +122,7 @@ struct Shard {
 pub(super) struct Files {
     shards: [Mutex<Shard>; SHARDS],
     passthrough: bool,
+    pub(super) doubts: Doubts,
     pub(super) notes: Notes,
 }
 
@@ -135,6 +139,7 @@ impl Files {
         Files {
             shards: std::array::from_fn(shard),
             passthrough,
+            doubts: Doubts::new(notes.clone()),
             notes,
         }
     }
@@ -234,7 +239,8 @@ impl Files {
             truncate: wanted.truncate,
             lower_is_live,
         };
-        match overlay.open_file(node, request)? {
+        let opened = overlay.open_file(node, request);
+        match opened.inspect_err(|error| self.doubts.note_stale(node, error))? {
             Opened::File(_) if lower_is_live => {
                 Err(Error::broken("a lower file would be written to"))
             }
@@ -345,6 +351,7 @@ impl Files {
                 return (None, changed);
             }
             self.shard(node).lock().written.remove(&node);
+            self.doubts.take_lost(node);
             (slot.take(), changed)
         });
         let mut displaced = None;
@@ -411,6 +418,7 @@ impl Files {
         let idle = shard.idle.pop(&node);
         shard.left.remove(&node);
         drop(shard);
+        self.doubts.take_stale(node);
         drop(idle);
     }
 }

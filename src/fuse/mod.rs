@@ -18,6 +18,7 @@ mod backing;
 mod change;
 mod contents;
 mod convert;
+mod doubts;
 mod files;
 mod handler;
 mod handshake;

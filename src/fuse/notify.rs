@@ -18,6 +18,8 @@ use crate::overlay::NodeNumber;
 pub(super) enum Note {
     /// The attributes of a node.
     Attributes(NodeNumber),
+    /// The attributes of a node and what is in it.
+    Content(NodeNumber),
     /// What a name in a directory stands for.
     Name(NodeNumber, OsString),
 }
@@ -56,6 +58,7 @@ impl Worker {
                     let told = match &note {
                         // An offset below 0 leaves the pages alone.
                         Note::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
+                        Note::Content(node) => notifier.inval_inode(INodeNo(node.0), 0, 0),
                         Note::Name(node, name) => notifier.inval_entry(INodeNo(node.0), name),
                     };
                     if let Err(error) = told {

@@ -42,14 +42,14 @@ pub(super) fn entry(reply: ReplyEntry, found: Answer<Option<Attributes>>) {
 }
 
 pub(super) fn created(reply: ReplyCreate, made: Answer<(Attributes, Way)>) {
-    let handle = FileHandle(0);
+    let handle = handle(true);
     match made {
         Ok((made, Way::Passthrough(id))) => {
             let (shown, flags) = (convert::attributes(&made), FopenFlags::empty());
             let generation = generation(&made);
             reply.created_passthrough(&FOREVER, &shown, generation, handle, flags, &id);
         }
-        Ok((made, Way::PageCache)) => {
+        Ok((made, Way::PageCache | Way::Anew)) => {
             let (shown, flags) = (convert::attributes(&made), FopenFlags::FOPEN_KEEP_CACHE);
             reply.created(&FOREVER, &shown, generation(&made), handle, flags);
         }
@@ -68,12 +68,19 @@ pub(super) fn attributes(reply: ReplyAttr, found: Answer<Attributes>) {
     }
 }
 
-pub(super) fn opened(reply: ReplyOpen, way: Answer<Way>) {
+/// The handle of an open file says no more than whether it is for writing.
+pub(super) fn handle(write: bool) -> FileHandle {
+    FileHandle(write.into())
+}
+
+pub(super) fn opened(reply: ReplyOpen, way: Answer<Way>, handle: FileHandle) {
     match way {
         Ok(Way::Passthrough(id)) => {
-            reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &id);
+            reply.opened_passthrough(handle, FopenFlags::empty(), &id);
         }
-        Ok(Way::PageCache) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+        Ok(Way::PageCache) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+        // The kernel drops what it has read.
+        Ok(Way::Anew) => reply.opened(handle, FopenFlags::empty()),
         Err(errno) => reply.error(errno),
     }
 }

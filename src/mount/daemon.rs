@@ -26,7 +26,7 @@ use super::error::{Error, Result};
 use super::holder::{Held, Holder};
 use super::serve::{Event, Interruptions, Server, detach, take_signals};
 use super::{Mounted, OnEnd, OnReady, Ready, Serving, policy, record};
-use crate::fuse::{Connection, Ended, Handover, Settings};
+use crate::fuse::{Connection, Data, Ended, Handover, Settings};
 use crate::overlay::Overlay;
 use crate::sys::mount::MountIdentity;
 use crate::sys::process;
@@ -214,6 +214,10 @@ fn prepare(
         // Before anybody can come in: a layer may contain the mount point.
         let (major, minor) = own.device;
         stack.set_own_device(makedev(major.into(), minor.into()));
+        // A kernel that collects what is written believes nobody else about the length of a file.
+        if settings.data != Data::WriteBack {
+            stack.renew_changed();
+        }
     }
     let connection = device
         .try_clone()

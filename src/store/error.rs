@@ -109,6 +109,16 @@ impl Error {
         ))
     }
 
+    /// What helps against the error, in brackets, where it was met in the trash.
+    pub(super) fn way_out(&self) -> String {
+        match self {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                format!(" ({SUBORDINATE})")
+            }
+            _ => String::new(),
+        }
+    }
+
     pub(super) fn json(source: serde_json::Error, path: &Path) -> Error {
         Error::Json {
             path: path.to_owned(),

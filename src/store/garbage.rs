@@ -15,9 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::files::allocated_bytes;
 use super::tidy::RESUMABLE;
-use super::{
-    Error, LeaseKind, LeaseRecord, Record, Result, SUBORDINATE, Store, StoreLock, files, reserve,
-};
+use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
 use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
@@ -370,14 +368,7 @@ impl Store {
         if let Err(error) = self.empty_trash() {
             TOLD.call_once(|| {
                 let why = cause::chain(&error);
-                let way_out = match &error {
-                    Error::Io { source, .. }
-                        if source.kind() == io::ErrorKind::PermissionDenied =>
-                    {
-                        format!(" ({SUBORDINATE})")
-                    }
-                    _ => String::new(),
-                };
+                let way_out = error.way_out();
                 log::warn!("some of what was removed takes up space still: {why}{way_out}");
             });
         }

@@ -23,6 +23,7 @@ mod stack;
 mod writable;
 mod write_coherence;
 mod write_direct;
+mod write_full;
 mod write_holes;
 mod write_races;
 mod write_random;

@@ -28,7 +28,7 @@ mod xattr;
 use std::borrow::Cow;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
@@ -77,6 +77,8 @@ pub struct Stack {
     listings: Listings,
     /// The device on which this union is shown; 0 while it is none.
     own_device: AtomicU64,
+    /// See [`Stack::renew_changed`].
+    renews: AtomicBool,
 }
 
 /// An error of a system call on a layer.
@@ -121,6 +123,7 @@ impl Stack {
             nodes: NodeTable::new(&root),
             listings: Listings::new(LISTED_ENTRIES),
             own_device: AtomicU64::new(0),
+            renews: AtomicBool::new(false),
         })
     }
 
@@ -194,6 +197,11 @@ impl Stack {
     /// point, it is shown as an empty directory: reading it would be a request to ourselves.
     pub fn set_own_device(&self, device: u64) {
         self.own_device.store(device, Ordering::Relaxed);
+    }
+
+    /// Says that whoever shows this union can be told other attributes of a file that was changed in its layer.
+    pub fn renew_changed(&self) {
+        self.renews.store(true, Ordering::Relaxed);
     }
 
     /// How many nodes are held in memory, the root included.
@@ -321,7 +329,8 @@ impl Stack {
     /// See [`super::Union::open`].
     ///
     /// # Errors
-    /// As there; `ESTALE` when the layer has been changed.
+    /// As there; `ESTALE` when the layer has been changed. After [`Stack::renew_changed`] the node then has the attributes of
+    /// now, if its file was written to in place; if there is another file, its name leads to another node.
     pub fn open(&self, node: NodeNumber) -> Result<OpenContent> {
         let node = self.node(node)?;
         let leaf = match &node.object {
@@ -340,6 +349,9 @@ impl Stack {
         let file = self.open_content(&leaf.parent, leaf.branch, &leaf.name, marks)?;
         let stat = at::stat_file(&file).map_err(|error| failed(error, "opening a file"))?;
         if stat.mode & libc::S_IFMT != libc::S_IFREG || stat.size != attributes.size {
+            if self.renews.load(Ordering::Relaxed) {
+                self.look_again(leaf)?;
+            }
             return Err(Errno::ESTALE.into());
         }
         Ok(OpenContent {

@@ -238,6 +238,26 @@ impl NodeTable {
         Ok(node)
     }
 
+    /// Puts other attributes in the place of those of a node in use, unless its number means something else now.
+    pub(super) fn renew(&self, object: Object) {
+        let number = object.number().0;
+        let mut nodes = self.shard(number).write();
+        if let Some(node) = nodes.get_mut(&number)
+            && let (Object::Leaf(_), Object::Leaf(_)) = (&node.object, &object)
+        {
+            let references = AtomicU64::new(node.references.load(Ordering::Relaxed));
+            let renewed = Node {
+                object,
+                xattrs: XattrState::default(),
+                references,
+            };
+            let old = std::mem::replace(node, Arc::new(renewed));
+            // Others may have to wait for the lock, not for its end.
+            drop(nodes);
+            drop(old);
+        }
+    }
+
     /// Takes one more reference to a node in use.
     pub(super) fn hold_again(&self, number: NodeNumber) {
         if let Some(node) = self.shard(number.0).read().get(&number.0) {

@@ -305,6 +305,17 @@ impl Stack {
             .map_err(|_| Error::broken("two objects have one number"))
     }
 
+    /// Learns anew what is to be told of something that was changed in its layer.
+    pub(super) fn look_again(&self, leaf: &Leaf) -> Result<()> {
+        let listing = self.listing(&leaf.parent)?;
+        if let Some(found) = listing.find(&leaf.name)
+            && let Some(object) = self.resolve(&leaf.parent, found)?
+        {
+            self.nodes.renew(object);
+        }
+        Ok(())
+    }
+
     /// The target of a symlink that is kept as the content of a regular file.
     pub(super) fn read_placeholder(
         &self,

@@ -1,0 +1,60 @@
+//! What the kernel believes of files, and should not any more.
+//!
+//! # Locking
+//! One lock for each of the sets, which are empty nearly always; neither is held across anything.
+
+use std::collections::{HashMap, HashSet};
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+
+use super::notify::{Note, Notes};
+use crate::overlay::{Error, NodeNumber};
+
+/// Nodes of which the kernel knows something wrong.
+#[derive(Debug)]
+pub(super) struct Doubts {
+    /// Their file was changed in its layer, and they have not been opened since.
+    stale: Mutex<HashSet<NodeNumber>>,
+    /// There was no room for data that the kernel had collected; and what was said of it.
+    lost: Mutex<HashMap<NodeNumber, Errno>>,
+    notes: Notes,
+}
+
+impl Doubts {
+    pub(super) fn new(notes: Notes) -> Doubts {
+        Doubts {
+            stale: Mutex::default(),
+            lost: Mutex::default(),
+            notes,
+        }
+    }
+
+    /// After `ESTALE` the kernel looks the name up again and opens what it finds, but goes on to believe what it has
+    /// read: where the file was changed in its layer that is old.
+    pub(super) fn note_stale(&self, node: NodeNumber, error: &Error) {
+        if error.errno == Errno::ESTALE {
+            self.stale.lock().insert(node);
+            self.notes.add(Note::Content(node));
+        }
+    }
+
+    /// Whether what the kernel has read of a node is old; asked when it was opened.
+    pub(super) fn take_stale(&self, node: NodeNumber) -> bool {
+        self.stale.lock().remove(&node)
+    }
+
+    /// Notes that data which the kernel had collected could not be written. It remembers that for fsync(2) and
+    /// close(2) only, and would take more without end; so it shall ask for attributes before the next write.
+    pub(super) fn note_lost(&self, node: NodeNumber, errno: Errno) {
+        if matches!(errno, Errno::ENOSPC | Errno::EDQUOT) {
+            self.lost.lock().insert(node, errno);
+            self.notes.add(Note::Attributes(node));
+        }
+    }
+
+    /// The answer to that question, once.
+    pub(super) fn take_lost(&self, node: NodeNumber) -> Option<Errno> {
+        self.lost.lock().remove(&node)
+    }
+}
