@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::support::{Lab, Need, Row, Rows, open, open_with, require, rows, set_xattr};
+use super::support::{Lab, Need, Row, Rows, open, open_with, require, rows, set_xattr, unmount};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use plyfs::layer::FileKind;
@@ -266,7 +266,7 @@ fn random_stacks_are_what_the_kernel_makes_of_them() {
             let at = lab.path().join("mnt");
             mount_overlay(&at, &layers, &[], TRUSTED);
             assert_same(rows(&open(&layers)), &mounted(&at));
-            nix::mount::umount(&at).expect("umount");
+            unmount(&at);
         }
     });
 }
@@ -361,11 +361,11 @@ fn layers_that_the_kernel_wrote() {
                 )
                 .expect("an overlay mount");
                 change(&at, &mut random);
-                nix::mount::umount(&at).expect("umount");
+                unmount(&at);
                 layers.insert(0, upper);
             }
             compare(&layers, &[], &at, options);
-            nix::mount::umount(&at).expect("umount");
+            unmount(&at);
         }
     });
 }

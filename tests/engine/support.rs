@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use plyfs::layer::FileKind;
@@ -295,4 +296,16 @@ pub fn find(stack: &Stack, path: &str) -> Option<Attributes> {
             .expect("a lookup")?;
     }
     Some(found)
+}
+
+/// Unmounts what another thread may hold for a moment: a child that it starts has all our descriptors until
+/// it runs its program.
+pub fn unmount(at: &Path) {
+    for _ in 0..250 {
+        match nix::mount::umount(at) {
+            Err(nix::errno::Errno::EBUSY) => std::thread::sleep(Duration::from_millis(20)),
+            done => return done.expect("umount"),
+        }
+    }
+    panic!("{} is busy", at.display());
 }

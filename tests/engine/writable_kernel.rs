@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MsFlags, mount};
 
 use super::kernel::{assert_same, change, in_private_mounts, mounted};
 use super::model::random_layers;
 use super::reference::{Random, age, op, ours};
-use super::support::{Lab, Need, Rows, require};
+use super::support::{Lab, Need, Rows, require, unmount};
 use super::writable::{Writable, tree};
 
 fn mount_kernel(writable: &Writable, work: &Path, at: &Path) {
@@ -71,7 +71,7 @@ fn the_kernel_shows_what_we_wrote() {
             let (work, at) = (writable.lab.empty(), writable.lab.path().join("mnt"));
             mount_kernel(&writable, &work, &at);
             assert_same(comparable(expected), &comparable(mounted(&at)));
-            umount(&at).expect("umount");
+            unmount(&at);
         }
     });
 }
@@ -98,7 +98,7 @@ fn we_show_what_the_kernel_wrote() {
             let mut random = Random(seed.wrapping_mul(31) + 9);
             change(&at, |below| random.next(below));
             let expected = comparable(mounted(&at));
-            umount(&at).expect("umount");
+            unmount(&at);
             assert_same(comparable(tree(&writable.open())), &expected);
             // And it goes on from there.
             let overlay = writable.open();
@@ -110,7 +110,7 @@ fn we_show_what_the_kernel_wrote() {
             drop(overlay);
             mount_kernel(&writable, &work, &at);
             assert_same(expected, &comparable(mounted(&at)));
-            umount(&at).expect("umount");
+            unmount(&at);
         }
     });
 }

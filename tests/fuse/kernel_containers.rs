@@ -203,7 +203,7 @@ fn who_is_killed_takes_no_container_along() {
     fs::write(guard.path().join("hello"), "written on").unwrap();
     // The mount itself tells that it is in use.
     let listed = store.stdout(["container", "ls"]);
-    assert!(listed.contains("mounted"), "{listed}");
+    assert!(listed.contains("in use"), "{listed}");
     for verb in [
         &["container", "rm", "once"][..],
         &["mount", "--name", "once", "/mnt"],
