@@ -39,12 +39,27 @@ impl Found {
 pub fn find(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Found> {
     let record = find_record(store, name)?;
     let digest = record.descriptor.digest;
-    match load(store, record, platform) {
-        // It was removed meanwhile.
-        Err(Error::Store(store::Error::Missing { .. })) if !store.lists(&digest)? => {
-            Err(Error::NotStored)
+    while_listed(store, &digest, || load(store, record.clone(), platform))
+}
+
+/// Reads of an image that other processes may remove meanwhile, which is no damage.
+///
+/// # Errors
+/// [`Error::NotStored`] if it was removed, or what `read` reports.
+pub(super) fn while_listed<T>(
+    store: &Store,
+    image: &Digest,
+    mut read: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    match read() {
+        Err(Error::Store(store::Error::Missing { .. })) => {
+            if !store.lists(image)? {
+                return Err(Error::NotStored);
+            }
+            // It may have been removed and brought back.
+            read()
         }
-        found => found,
+        done => done,
     }
 }
 

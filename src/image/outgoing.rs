@@ -67,6 +67,17 @@ pub fn outgoing(
     platforms: Option<Platforms<'_>>,
 ) -> Result<Outgoing> {
     let record = find_record(store, &name.to_string())?;
+    find::while_listed(store, &record.descriptor.digest, || {
+        gather(store, &record, repository, platforms)
+    })
+}
+
+fn gather(
+    store: &Store,
+    record: &Record,
+    repository: &Repository,
+    platforms: Option<Platforms<'_>>,
+) -> Result<Outgoing> {
     let top = &record.descriptor;
     let bytes = store.read_blob(&top.digest)?;
     let index = match store.document(top)? {
@@ -97,7 +108,7 @@ pub fn outgoing(
                 .partition(|entry| attested(entry).is_some());
             let left_out = attested.into_iter().map(called).collect();
             if missing.is_empty() {
-                let wanted = wanted(store, &record, &index, Platforms::All)?;
+                let wanted = wanted(store, record, &index, Platforms::All)?;
                 let outgoing = gathered.part_of(top, &bytes, &index, &wanted)?;
                 return Ok(Outgoing {
                     left_out,
@@ -115,13 +126,13 @@ pub fn outgoing(
             })
         }
         Some(Platforms::One(platform)) => {
-            let found = find::load(store, record, platform)?;
+            let found = find::load(store, record.clone(), platform)?;
             let entry = &found.manifest_descriptor;
             let bytes = store.read_blob(&entry.digest)?;
             gathered.image(entry, bytes, &found.manifest, None)
         }
         Some(platforms) => {
-            let wanted = wanted(store, &record, &index, platforms)?;
+            let wanted = wanted(store, record, &index, platforms)?;
             gathered.part_of(top, &bytes, &index, &wanted)
         }
     }

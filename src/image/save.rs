@@ -20,7 +20,7 @@ use crate::pack::{TarEntry, TarKind, TarWriter};
 use crate::registry::{IMAGE_NAME, REF_NAME};
 use crate::store::{self, Record, Store};
 
-use super::find::{find_record, load, load_all};
+use super::find::{find_record, load, load_all, while_listed};
 use super::{Error, Found, Result};
 
 /// Images that are about to be saved: found and opened, so that nothing that is removed from the
@@ -50,7 +50,10 @@ impl Saving {
     /// As [`super::find`], and what opening blobs reports.
     pub fn add(&mut self, store: &Store, name: &str, platforms: &[Platform]) -> Result<()> {
         for record in records(store, name)? {
-            self.add_record(store, record, platforms)?;
+            let image = record.descriptor.digest;
+            while_listed(store, &image, || {
+                self.add_record(store, record.clone(), platforms)
+            })?;
         }
         Ok(())
     }
