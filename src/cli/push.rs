@@ -86,12 +86,16 @@ impl Push {
             failure.or_hint(format!("plyfs tag {text} NAME:TAG, and push that"))
         };
         let name = text.parse::<Reference>();
+        let images = store.images().map_err(|e| Failure::new(&cannot, e))?;
         let is_known = |name: &Reference| {
-            let images = store.images().unwrap_or_default();
             let mut names = images.iter().filter_map(|image| image.reference.as_ref());
             names.any(|known| known.name() == name.name())
         };
-        if !name.as_ref().is_ok_and(is_known) && image::find_record(store, text).is_ok() {
+        // It may have got the name just now.
+        if !name.as_ref().is_ok_and(is_known)
+            && let Ok(found) = image::find_record(store, text)
+            && found.reference.as_ref() != name.as_ref().ok()
+        {
             return Err(as_name("it is no name to store it under"));
         }
         let name = name.map_err(|error| Failure::new(&cannot, error))?;

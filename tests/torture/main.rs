@@ -283,7 +283,7 @@ fn many_processes_at_once() {
     }
     let directory = support::temp_dir();
     let mut races = std::process::Command::new(support::script("store-races"));
-    races.args(["--minutes", "0.4", "--plyfs"]);
+    races.args(["--minutes", "0.2", "--plyfs"]);
     races
         .arg(support::plyfs_program())
         .arg("--work")
