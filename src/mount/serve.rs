@@ -45,8 +45,8 @@ impl Interruptions {
             Some(_) => Err(Error::BrokenOff),
             None => {
                 log::info!("{signal}: detaching the mount");
-                detach(own);
                 self.0 = Some((signal, Instant::now()));
+                detach(own);
                 Ok(())
             }
         }
