@@ -1,10 +1,11 @@
 //! `pull` with all its flags, from a real registry.
 
+use plyfs::oci::Digest;
 use serde_json::Value;
 
 use super::made::{Layout, Made};
-use super::names;
 use super::support::{Need, Registry, Store, require, skopeo_copy};
+use super::{listed, names};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -13,17 +14,6 @@ fn made<'a>(layers: &'a [&'a str]) -> Made<'a> {
         layers,
         ..Made::default()
     }
-}
-
-fn listed(store: &Store) -> Vec<String> {
-    let format = [
-        "images",
-        "--sort",
-        "repository",
-        "--format",
-        "{{.Repository}}:{{.Tag}}",
-    ];
-    store.stdout(format).lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -131,13 +121,9 @@ fn all_tags_and_dry_runs() {
     assert!(said.contains("cannot pull all tags"), "{said}");
 }
 
-#[test]
-fn several_platforms_of_one_image() {
-    if !require(NEEDS) {
-        return;
-    }
-    let (registry, store) = (Registry::start(), Store::new());
-    let mut layout = Layout::new(&store, "layout");
+/// Puts an image of three platforms into a registry, with an attestation of the first; its name and digest.
+fn push_index(registry: &Registry, store: &Store) -> (String, Digest) {
+    let mut layout = Layout::new(store, "layout");
     let images = [
         ("linux/amd64", &["base", "amd"]),
         ("linux/arm64", &["base", "arm"]),
@@ -155,6 +141,16 @@ fn several_platforms_of_one_image() {
         &format!("oci:{}:multi", layout.path.display()),
         &format!("docker://{name}"),
     );
+    (name, digest)
+}
+
+#[test]
+fn several_platforms_of_one_image() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (name, digest) = push_index(&registry, &store);
     let stored = |store: &Store| {
         let format = "{{range .Manifests}}{{if .Stored}}{{.Kind}} {{.Platform}};{{end}}{{end}}";
         let platform = ["inspect", "--platform", "linux/arm64", "-f", format, &name];

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::made::{Made, store_image};
-use super::names;
 use super::support::{Need, Store, require};
+use super::{listed, names};
 
 fn image<'a>(layers: &'a [&'a str], created: &'a str) -> Made<'a> {
     Made {
@@ -22,17 +22,6 @@ fn id(store: &Store, name: &str) -> String {
         .stdout(["inspect", "-f", "{{.Id}}", name])
         .trim()
         .to_owned()
-}
-
-fn listed(store: &Store) -> Vec<String> {
-    let format = [
-        "images",
-        "--sort",
-        "repository",
-        "--format",
-        "{{.Repository}}:{{.Tag}}",
-    ];
-    store.stdout(format).lines().map(str::to_owned).collect()
 }
 
 #[test]
