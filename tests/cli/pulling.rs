@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::made::{Layout, Made};
 use super::support::{Need, Registry, Store, require, skopeo_copy};
-use super::{listed, names};
+use super::{archive, listed, names};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -184,6 +184,48 @@ fn several_platforms_of_one_image() {
     );
     store.run(["rmi", &name]);
     assert!(names(&store, "blobs/sha256").is_empty());
+}
+
+/// Images do not need their attestations; registries that clean up may have lost them.
+#[test]
+fn regression_an_attestation_that_is_lost_is_left_out() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (name, _) = push_index(&registry, &store);
+    let layer = |content: &[u8]| Digest::of(&archive(&[("file", content)]));
+    registry.lose_blob(&layer(b"statement"));
+    let output = store.run(["pull", "-q", "--platform", "all", &name]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let lost = format!("there is no blob {}", layer(b"statement"));
+    assert!(
+        said.contains(": attestation ") && said.contains(&lost),
+        "{said}"
+    );
+    for platform in ["linux/amd64", "linux/arm64", "linux/s390x"] {
+        store.run(["ls", "--platform", platform, &name]);
+    }
+    store.run(["check"]);
+    assert!(names(&store, "ingest").is_empty());
+    let told = store.stdout(["pull", "--platform", "all", &name]);
+    assert!(told.contains("Image is up to date"), "{told}");
+    // As it is without its manifest.
+    let format = "{{range .Manifests}}{{if eq .Kind \"attestation\"}}{{.Digest}}{{end}}{{end}}";
+    let attestation = store.stdout(["inspect", "-f", format, &name]);
+    registry.lose_blob(&attestation.trim().parse().unwrap());
+    let output = store.run(["pull", "-q", "--platform", "all", &name]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("is left out: there is no "), "{said}");
+
+    // What an image is made of is another matter.
+    registry.lose_blob(&layer(b"ibm"));
+    let other = Store::new();
+    let said = other.fails(1, ["pull", "-q", "--platform", "all", &name]);
+    let lost = format!("there is no blob {}", layer(b"ibm"));
+    assert!(said.contains(&lost), "{said}");
+    assert_eq!(other.stdout(["images", "-q"]), "");
 }
 
 #[test]
