@@ -1,10 +1,12 @@
 //! Files that appear whole or not at all.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::de::DeserializeOwned;
 
 use super::garbage::names;
 use super::reserve::{self, Reserved};
@@ -12,6 +14,32 @@ use super::{Error, Result};
 
 /// Temporary files of [`write_file`] end so; those of killed processes are garbage.
 pub(super) const TEMPORARY: &str = ".new";
+
+/// Reads a JSON file of the store; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Json`].
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::json(error, path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(error, "reading", path)),
+    }
+}
+
+/// Makes a directory of the store, if `recursive` with those above it, and then there may be one already.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn make_directory(path: &Path, mode: u32, recursive: bool) -> Result<()> {
+    let made = DirBuilder::new()
+        .recursive(recursive)
+        .mode(mode)
+        .create(path);
+    made.map_err(|error| Error::io(error, "making", path))
+}
 
 /// Writes a file of the store durably under a temporary name and renames it into place.
 ///

@@ -4,23 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::layout;
+use super::odd_store;
 use super::support::{
-    Need, Store, User, command_as, compare_tree, fail, helper_program, is_mounted, odd_image,
-    require, succeed, temp_dir,
+    Need, User, command_as, compare_tree, fail, helper_program, is_mounted, odd_image, require,
+    succeed, temp_dir,
 };
-
-fn stored() -> Store {
-    let store = Store::new();
-    store.run([
-        "pull",
-        "-q",
-        &layout(&odd_image().layout, "odd"),
-        "--name",
-        "odd",
-    ]);
-    store
-}
 
 /// mount(8) finds its helpers in /sbin only, so a private /usr/sbin lends it one.
 const OWN_HELPERS: &str = r#"
@@ -56,7 +44,7 @@ fn by_mount_8() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, work) = (stored(), temp_dir());
+    let (store, work) = (odd_store(), temp_dir());
     let mut command = with_own_helpers(MOUNT_8, work.path());
     command
         .env("store", store.root())
@@ -77,7 +65,7 @@ fn by_mount_fuse3() {
     ]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let places = format!(
         "{}:{}",
         helper_program().parent().unwrap().display(),
@@ -292,7 +280,7 @@ fn the_store_is_where_the_environment_or_the_options_say() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, target) = (stored(), temp_dir());
+    let (store, target) = (odd_store(), temp_dir());
     let mount = |options: &str, root: Option<PathBuf>| {
         let mut command = command_as(User::Same, helper_program());
         command.args(["odd", "-o", options]).arg(target.path());
@@ -327,7 +315,7 @@ fn flags_of_a_mount_change_by_remount() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, work, tree) = (stored(), temp_dir(), layers());
+    let (store, work, tree) = (odd_store(), temp_dir(), layers());
     let script = r#"
         flags() { findmnt -no VFS-OPTIONS "$1"; }
         mount -t plyfs odd "$mnt" -o "ro,root=$store"
@@ -362,7 +350,7 @@ fn regression_mount_a_mounts_a_short_name_once() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let script = r#"
         printf 'odd %s plyfs ro,root=%s 0 0\n' "$mnt" "$store" > "$table"
         for round in 1 2; do mount -a -T "$table"; done
@@ -384,7 +372,7 @@ fn regression_options_of_a_writable_layer_are_refused_without_one() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let root = store.root();
     for option in ["volatile", "metacopy=on", "redirect_dir=on", "workdir=/tmp"] {
         let options = format!("ro,{option},strict,root={}", root.display());
@@ -408,7 +396,7 @@ fn writing_to_an_image_is_not_promised() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let root = format!("rw,root={}", store.root().display());
     let mut command = command_as(User::Same, helper_program());
     let output = succeed(command.args(["odd", "-o", &root]).arg(store.mountpoint()));
@@ -437,7 +425,7 @@ fn a_store_that_cannot_be_written_is_mounted_from() {
         return;
     }
     for chains in [true, false] {
-        let store = stored();
+        let store = odd_store();
         if !chains {
             fs::remove_dir_all(store.root().join("chains/sha256")).unwrap();
             fs::create_dir(store.root().join("chains/sha256")).unwrap();
@@ -540,7 +528,7 @@ fn failures_have_the_status_that_mount_8_expects() {
     if !require(&[Need::Helper]) {
         return;
     }
-    let (store, directory) = (stored(), temp_dir());
+    let (store, directory) = (odd_store(), temp_dir());
     let root = format!("root={}", store.root().display());
     let helper = || Command::new(helper_program());
     fail(&mut helper(), 1);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -109,6 +109,18 @@ impl Registry {
     /// Where the registry keeps the blobs, for tests that damage them.
     pub fn data(&self) -> &Path {
         self.data.path()
+    }
+
+    /// What is stored under a path of its interface: `repositories/NAME/…`, `blobs/sha256/…`.
+    pub fn storage(&self, path: &str) -> PathBuf {
+        self.data().join("data/docker/registry/v2").join(path)
+    }
+
+    /// Loses a blob, of which the repositories know still.
+    pub fn lose_blob(&self, digest: &plyfs::oci::Digest) {
+        let hex = digest.hex();
+        let blob = self.storage(&format!("blobs/sha256/{}/{hex}", &hex[..2]));
+        fs::remove_dir_all(blob).unwrap();
     }
 
     /// Puts the image `tag` of an OCI layout there as `name`, untouched.
