@@ -213,11 +213,15 @@ impl ContainerDiff {
         };
         let image = image::find_recorded(store, &record).map_err(|e| Failure::new(&tried, e))?;
         let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
-        let mut rows = Vec::new();
-        let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
+        let but = store
+            .mount_points(name)
+            .map_err(|e| Failure::new(&tried, e))?;
         let upper = store.container_upper(name);
-        overlay::changes(&base, &upper, mount::container_marks(), &mut add)
+        let found = overlay::changes(&base, &upper, mount::container_marks(), &but)
             .map_err(|error| Failure::new(&tried, error))?;
+        let rows = found
+            .into_iter()
+            .map(|(change, path)| (letter(change), [b"/", path.as_slice()].concat()));
         if self.json {
             let row = |(kind, path): (&'static str, Vec<u8>)| Changed {
                 kind,
@@ -226,7 +230,7 @@ impl ContainerDiff {
                     Err(error) => error.as_bytes().escape_ascii().to_string(),
                 },
             };
-            return output::json(&rows.into_iter().map(row).collect::<Vec<_>>());
+            return output::json(&rows.map(row).collect::<Vec<_>>());
         }
         let mut text = Vec::new();
         for (kind, path) in rows {

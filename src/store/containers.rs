@@ -1,7 +1,7 @@
 //! Containers: named writable layers over images.
 //!
 //! ```text
-//! containers/<name>/  container.json, lock, upper/, work/
+//! containers/<name>/  container.json, mount-points.json, lock, upper/, work/
 //! ```
 //!
 //! # Invariants

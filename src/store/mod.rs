@@ -6,7 +6,7 @@
 //!   store.json                                   the version of the rest
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
-//!   containers/<name>/       upper/, work/, container.json, lock
+//!   containers/<name>/       upper/, work/, container.json, mount-points.json, lock
 //!   served/                  lock, <manifest>/: mounts of images that containers share
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
@@ -42,6 +42,7 @@ mod ingest;
 mod layers;
 mod lease;
 mod leased;
+mod mount_points;
 mod rebuild;
 mod reserve;
 mod snapshots;
