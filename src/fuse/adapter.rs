@@ -190,11 +190,11 @@ impl Filesystem for Adapter {
         send::xattr(reply, size, self.answer("getxattr", ino, read));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if self.settings.xattrs == Xattrs::Hidden {
             return reply.error(Errno::ENOSYS);
         }
-        let read = || self.overlay.xattr_names(node(ino));
+        let read = || self.list_xattrs(node(ino), req.uid() == 0);
         send::xattr(reply, size, self.answer("listxattr", ino, read));
     }
 

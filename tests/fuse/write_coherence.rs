@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use plyfs::sys::mapping::Mapping;
 
-use crate::support::{Need, User, command_as, require, succeed};
+use crate::support::{Need, User, command_as, require, succeed, text};
 use crate::writable::{Writable, each, large};
 
 /// What is read through a descriptor, from the beginning.
@@ -303,6 +303,28 @@ fn set_id_bits_do_not_survive_a_stranger() {
         assert_eq!(mode(), 0o6777, "root may");
         std::os::unix::fs::chown(&path, Some(1), Some(1)).unwrap();
         assert_eq!(mode(), 0o777, "a new owner");
+    });
+}
+
+#[test]
+fn regression_attributes_that_only_the_administrator_reads_are_listed_for_nobody_else() {
+    if !require(&[Need::Program("setfattr"), Need::Program("setpriv")]) {
+        return;
+    }
+    each(|_, mount| {
+        let path = mount.join("small");
+        for name in ["trusted.mark", "user.mark"] {
+            let set = ["-n", name, "-v", "1"];
+            succeed(Command::new("setfattr").args(set).arg(&path));
+        }
+        for (who, trusted) in [("0", true), ("65534", false)] {
+            let mut get = Command::new("setpriv");
+            get.args(["--reuid", who, "--regid", who, "--clear-groups"]);
+            get.args(["getfattr", "--absolute-names", "-d", "-m-"]);
+            let names = text(&succeed(get.arg(&path)));
+            assert!(names.contains("user.mark"), "{names}");
+            assert_eq!(names.contains("trusted.mark"), trusted, "{names}");
+        }
     });
 }
 
