@@ -200,7 +200,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -212,7 +212,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let (name, how) = (name.as_bytes(), convert::xattr_change(flags));
-        let set = || self.overlay.set_xattr(node(ino), name, value, how);
+        let set = || self.set_xattr(req, node(ino), (name, value), how);
         send::empty(reply, self.answer("setxattr", ino, set));
     }
 

@@ -15,11 +15,14 @@ use super::handler::Adapter;
 use super::notify::Note;
 use super::{reply as send, seek};
 use crate::layer::FileKind;
-use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
+use crate::overlay::{
+    Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space, XattrChange,
+};
 
 /// Bits that writing by an unprivileged user takes away; the group's only with its right to execute.
 const SET_USER_ID: u16 = 0o4000;
 const SET_GROUP_ID: u16 = 0o2010;
+const SET_GROUP_ID_ALONE: u16 = 0o2000;
 
 /// What a SETATTR asks for.
 #[derive(Debug)]
@@ -149,6 +152,29 @@ impl Adapter {
         let each = names.split_inclusive(|byte| *byte == 0);
         let shown = each.filter(|name| !name.starts_with(b"trusted."));
         Ok(shown.flatten().copied().collect())
+    }
+
+    /// Who is not in the group of a file loses its set-group-id bit by giving it an ACL, as by chmod(2). The kernel
+    /// would ask for it in a form of the request that the library does not know.
+    pub(super) fn set_xattr(
+        &self,
+        caller: &Request,
+        node: NodeNumber,
+        (name, value): (&[u8], &[u8]),
+        how: XattrChange,
+    ) -> Result<()> {
+        if self.settings.acl && name == b"system.posix_acl_access" && caller.uid() != 0 {
+            let now = self.overlay.attributes(node)?;
+            let is_set = now.permissions & SET_GROUP_ID_ALONE != 0;
+            if is_set && caller.gid() != now.gid && !has_group(caller.pid(), now.gid) {
+                let change = SetAttributes {
+                    permissions: Some(now.permissions & !SET_GROUP_ID_ALONE),
+                    ..SetAttributes::default()
+                };
+                self.overlay.set_attributes(node, &change)?;
+            }
+        }
+        self.overlay.set_xattr(node, name, value, how)
     }
 
     pub(super) fn create_file(
@@ -289,6 +315,15 @@ impl Adapter {
             ..Space::default()
         })
     }
+}
+
+/// Whether a process has a group beside its first one. Of whom it cannot be told, it has not.
+fn has_group(pid: u32, gid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let mut groups = groups.unwrap_or_default().split_ascii_whitespace();
+    groups.any(|group| group.parse() == Ok(gid))
 }
 
 #[cfg(test)]
