@@ -23,6 +23,7 @@ use crate::overlay::{
 const SET_USER_ID: u16 = 0o4000;
 const SET_GROUP_ID: u16 = 0o2010;
 const SET_GROUP_ID_ALONE: u16 = 0o2000;
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// What a SETATTR asks for.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Adapter {
         (name, value): (&[u8], &[u8]),
         how: XattrChange,
     ) -> Result<()> {
-        if self.settings.acl && name == b"system.posix_acl_access" && caller.uid() != 0 {
+        if self.settings.acl && name == ACCESS_ACL && caller.uid() != 0 {
             let now = self.overlay.attributes(node)?;
             let is_set = now.permissions & SET_GROUP_ID_ALONE != 0;
             if is_set && caller.gid() != now.gid && !has_group(caller.pid(), now.gid) {
@@ -174,7 +175,12 @@ impl Adapter {
                 self.overlay.set_attributes(node, &change)?;
             }
         }
-        self.overlay.set_xattr(node, name, value, how)
+        self.overlay.set_xattr(node, name, value, how)?;
+        if !self.settings.acl && name == ACCESS_ACL {
+            // The mode, too, of which a kernel that knows nothing of ACLs does not think.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        Ok(())
     }
 
     pub(super) fn create_file(
