@@ -16,7 +16,7 @@ use crate::image;
 use crate::mount;
 use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{ContainerRecord, Record, Store};
+use crate::store::{ContainerRecord, Record, Store, Usage};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -37,6 +37,9 @@ pub enum Container {
 Example:
   plyfs container ls --json | jq -r '.[].name'")]
 pub struct ContainerLs {
+    /// Also what was changed in each takes of the disk, as far as it has reached it
+    #[arg(short, long)]
+    size: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -80,6 +83,9 @@ struct Row {
     /// As far as it is mounted where this process can see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mount_point: Option<String>,
+    /// Bytes that its own directory takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -112,9 +118,11 @@ impl ContainerLs {
         for (name, record) in store.containers().map_err(failed)? {
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
-            let upper = mount::path_text(&store.container_upper(&name));
+            let upper = store.container_upper(&name);
+            let size = self.size.then(|| Usage::of_tree(&upper)).transpose();
             rows.push(Row {
-                mount_point: points.get(&upper).cloned(),
+                mount_point: points.get(&mount::path_text(&upper)).cloned(),
+                size: size.map_err(failed)?.map(|usage| usage.bytes),
                 name,
                 image: record.image,
                 created: record.created,
@@ -135,10 +143,14 @@ impl ContainerLs {
                     (false, None) => "-".to_owned(),
                 };
                 let created = output::ago(&row.created, now);
-                vec![row.name, image, created, used]
+                let size = row.size.map(output::size);
+                let cells = [row.name, image, created, used].into_iter();
+                cells.chain(size).collect()
             })
             .collect();
-        output::table(&["NAME", "IMAGE", "CREATED", "MOUNTED ON"], &cells)
+        let headings = ["NAME", "IMAGE", "CREATED", "MOUNTED ON", "SIZE"];
+        let shown = headings.len() - usize::from(!self.size);
+        output::table(headings.get(..shown).unwrap_or_default(), &cells)
     }
 }
 

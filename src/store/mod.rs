@@ -50,6 +50,7 @@ mod staging;
 mod sync;
 mod tidy;
 mod uploads;
+mod usage;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -72,6 +73,7 @@ pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
 pub use uploads::UploadFile;
+pub use usage::Usage;
 
 /// The result of an operation on a store.
 pub type Result<T> = std::result::Result<T, Error>;
