@@ -16,7 +16,7 @@ use crate::image;
 use crate::mount;
 use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{ContainerRecord, Record, Store, Usage};
+use crate::store::{ContainerRecord, Error, Record, Store, Usage};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -115,7 +115,14 @@ impl ContainerLs {
         let images = store.images().map_err(failed)?;
         let points = mount_points()?;
         let (mut rows, mut shown) = (Vec::new(), Vec::new());
-        for (name, record) in store.containers().map_err(failed)? {
+        for (name, record) in store.recorded_containers().map_err(failed)? {
+            let record = match record {
+                Ok(record) => record,
+                Err(damage) => {
+                    log::warn!("container {name}: {}", cause::chain(&damage));
+                    continue;
+                }
+            };
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
             let upper = store.container_upper(&name);
@@ -208,19 +215,24 @@ impl ContainerRm {
 
 fn remove(store: &Store, name: &str) -> Result<()> {
     let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
-    let Some(container) = store.container(name).map_err(failed)? else {
-        return Err(missing("remove", name));
+    let removed = match store.container(name) {
+        Ok(Some(container)) => store.remove_container(container).map(|()| true),
+        Ok(None) => Ok(false),
+        Err(Error::Json { .. }) => store.remove_unreadable_container(name),
+        Err(error) => Err(error),
     };
-    store.remove_container(container).map_err(failed)
+    match removed.map_err(failed)? {
+        true => Ok(()),
+        false => Err(missing("remove", name)),
+    }
 }
 
 impl ContainerDiff {
     fn run(self, store: &Store) -> Result<()> {
         let name = &self.name;
         let tried = format!("cannot compare container {name}");
-        let all = store.containers().map_err(|e| Failure::new(&tried, e))?;
-        let found = all.into_iter().find(|(found, _)| found == name);
-        let Some((_, record)) = found else {
+        let record = store.container_record(name);
+        let Some(record) = record.map_err(|e| Failure::new(&tried, e))? else {
             return Err(missing("compare", name));
         };
         let image = image::find_recorded(store, &record).map_err(|e| Failure::new(&tried, e))?;

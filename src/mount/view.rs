@@ -39,10 +39,8 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
         Ok(Some(container)) => (container.record.clone(), Some(container)),
         Ok(None) => return Ok(None),
         Err(store::Error::ContainerInUse { .. }) => {
-            let all = store.containers().map_err(image::Error::from)?;
-            let record = all.into_iter().find(|(found, _)| found == name);
-            match record {
-                Some((_, record)) => (record, None),
+            match store.container_record(name).map_err(image::Error::from)? {
+                Some(record) => (record, None),
                 None => return Ok(None),
             }
         }

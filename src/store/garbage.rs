@@ -175,7 +175,8 @@ impl Store {
             }
             self.mark_document(&mut live, image.descriptor.digest, Known::Needed)?;
         }
-        for (_, container) in self.containers()? {
+        for (_, container) in self.recorded_containers()? {
+            let container = container?;
             for digest in [container.image_digest, container.manifest_digest] {
                 self.mark_document(&mut live, digest, Known::Needed)?;
             }
