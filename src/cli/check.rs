@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use clap::Args;
 use serde_json::json;
 
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::{Global, Result, environment, output};
 use crate::store::{self, ObjectKind, Rebuilt, Store};
 use crate::{cause, image};
@@ -46,6 +46,12 @@ impl Check {
         let count = Cell::new(0_u64);
         let damages = image::check(&store, &|_| count.set(count.get() + 1))
             .map_err(|error| Failure::new("cannot check the store", error))?;
+        let containers = store.recorded_containers();
+        let broken: Vec<(String, store::Error)> = containers
+            .map_err(|error| Failure::new("cannot check the store", error))?
+            .into_iter()
+            .filter_map(|(name, record)| Some((name, record.err()?)))
+            .collect();
         let mut outcomes = Vec::new();
         let mut cleaned = Ok(());
         // Which images were imported is not known any more when their documents are gone.
@@ -66,11 +72,16 @@ impl Check {
         }
         let rebuilt = outcomes.iter();
         let rebuilt = rebuilt.filter(|it| **it == image::Outcome::Rebuilt);
-        let left = damages.len() - rebuilt.count();
+        let damaged = damages.len() + broken.len();
+        let left = damaged - rebuilt.count();
         let interrupted = store
             .interrupted_bytes()
             .map_err(|error| Failure::new("cannot check the store", error))?;
         if self.json {
+            let containers: Vec<_> = broken
+                .iter()
+                .map(|(name, damage)| json!({"name": name, "problem": cause::chain(damage)}))
+                .collect();
             let damaged: Vec<_> = damages
                 .iter()
                 .enumerate()
@@ -87,6 +98,7 @@ impl Check {
             output::json(&json!({
                 "checked": count.get(),
                 "damaged": damaged,
+                "damagedContainers": containers,
                 "interruptedBytes": interrupted,
             }))?;
         } else {
@@ -118,7 +130,13 @@ impl Check {
                 };
                 output::line(&format!("{verb} it again: {image}"))?;
             }
-            let (checked, damaged) = (count.get(), damages.len());
+            for (name, damage) in &broken {
+                let why = cause::chain(damage);
+                let then = failure::giving_up(damage);
+                let then = then.map_or_else(String::new, |then| format!(" ({then})"));
+                output::line(&format!("container {name}: {why}{then}"))?;
+            }
+            let checked = count.get();
             let healed = match self.repair && damaged > 0 {
                 true => format!(", {} made again", damaged - left),
                 false => String::new(),
@@ -135,7 +153,7 @@ impl Check {
         }
         match cleaned {
             // Told above; what it needs is not known without it.
-            Err(error @ store::Error::Missing { .. }) => {
+            Err(error @ (store::Error::Missing { .. } | store::Error::Json { .. })) => {
                 log::warn!("nothing is removed as long as {error}");
             }
             cleaned => {

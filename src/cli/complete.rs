@@ -59,7 +59,7 @@ fn image_names(store: &Store) -> Option<Vec<String>> {
 }
 
 fn container_names(store: &Store) -> Option<Vec<String>> {
-    let containers = store.containers().ok()?.into_iter();
+    let containers = store.recorded_containers().ok()?.into_iter();
     Some(containers.map(|(name, _)| name).collect())
 }
 

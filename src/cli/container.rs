@@ -16,7 +16,7 @@ use crate::image;
 use crate::mount;
 use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{ContainerRecord, Record, Store};
+use crate::store::{ContainerRecord, Error, Record, Store, Usage};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -37,6 +37,9 @@ pub enum Container {
 Example:
   plyfs container ls --json | jq -r '.[].name'")]
 pub struct ContainerLs {
+    /// Also what was changed in each takes of the disk, as far as it has reached it
+    #[arg(short, long)]
+    size: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -80,6 +83,9 @@ struct Row {
     /// As far as it is mounted where this process can see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mount_point: Option<String>,
+    /// Bytes that its own directory takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -109,12 +115,21 @@ impl ContainerLs {
         let images = store.images().map_err(failed)?;
         let points = mount_points()?;
         let (mut rows, mut shown) = (Vec::new(), Vec::new());
-        for (name, record) in store.containers().map_err(failed)? {
+        for (name, record) in store.recorded_containers().map_err(failed)? {
+            let record = match record {
+                Ok(record) => record,
+                Err(damage) => {
+                    log::warn!("container {name}: {}", cause::chain(&damage));
+                    continue;
+                }
+            };
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
-            let upper = mount::path_text(&store.container_upper(&name));
+            let upper = store.container_upper(&name);
+            let size = self.size.then(|| Usage::of_tree(&upper)).transpose();
             rows.push(Row {
-                mount_point: points.get(&upper).cloned(),
+                mount_point: points.get(&mount::path_text(&upper)).cloned(),
+                size: size.map_err(failed)?.map(|usage| usage.bytes),
                 name,
                 image: record.image,
                 created: record.created,
@@ -135,10 +150,14 @@ impl ContainerLs {
                     (false, None) => "-".to_owned(),
                 };
                 let created = output::ago(&row.created, now);
-                vec![row.name, image, created, used]
+                let size = row.size.map(output::size);
+                let cells = [row.name, image, created, used].into_iter();
+                cells.chain(size).collect()
             })
             .collect();
-        output::table(&["NAME", "IMAGE", "CREATED", "MOUNTED ON"], &cells)
+        let headings = ["NAME", "IMAGE", "CREATED", "MOUNTED ON", "SIZE"];
+        let shown = headings.len() - usize::from(!self.size);
+        output::table(headings.get(..shown).unwrap_or_default(), &cells)
     }
 }
 
@@ -196,28 +215,37 @@ impl ContainerRm {
 
 fn remove(store: &Store, name: &str) -> Result<()> {
     let failed = |error| Failure::new(format!("cannot remove container {name}"), error);
-    let Some(container) = store.container(name).map_err(failed)? else {
-        return Err(missing("remove", name));
+    let removed = match store.container(name) {
+        Ok(Some(container)) => store.remove_container(container).map(|()| true),
+        Ok(None) => Ok(false),
+        Err(Error::Json { .. }) => store.remove_unreadable_container(name),
+        Err(error) => Err(error),
     };
-    store.remove_container(container).map_err(failed)
+    match removed.map_err(failed)? {
+        true => Ok(()),
+        false => Err(missing("remove", name)),
+    }
 }
 
 impl ContainerDiff {
     fn run(self, store: &Store) -> Result<()> {
         let name = &self.name;
         let tried = format!("cannot compare container {name}");
-        let all = store.containers().map_err(|e| Failure::new(&tried, e))?;
-        let found = all.into_iter().find(|(found, _)| found == name);
-        let Some((_, record)) = found else {
+        let record = store.container_record(name);
+        let Some(record) = record.map_err(|e| Failure::new(&tried, e))? else {
             return Err(missing("compare", name));
         };
         let image = image::find_recorded(store, &record).map_err(|e| Failure::new(&tried, e))?;
         let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
-        let mut rows = Vec::new();
-        let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
+        let but = store
+            .mount_points(name)
+            .map_err(|e| Failure::new(&tried, e))?;
         let upper = store.container_upper(name);
-        overlay::changes(&base, &upper, mount::container_marks(), &mut add)
+        let found = overlay::changes(&base, &upper, mount::container_marks(), &but)
             .map_err(|error| Failure::new(&tried, error))?;
+        let rows = found
+            .into_iter()
+            .map(|(change, path)| (letter(change), [b"/", path.as_slice()].concat()));
         if self.json {
             let row = |(kind, path): (&'static str, Vec<u8>)| Changed {
                 kind,
@@ -226,7 +254,7 @@ impl ContainerDiff {
                     Err(error) => error.as_bytes().escape_ascii().to_string(),
                 },
             };
-            return output::json(&rows.into_iter().map(row).collect::<Vec<_>>());
+            return output::json(&rows.map(row).collect::<Vec<_>>());
         }
         let mut text = Vec::new();
         for (kind, path) in rows {

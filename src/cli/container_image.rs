@@ -42,10 +42,9 @@ fn look(
 ) -> std::result::Result<Found, image::Error> {
     let root = environment::store_root(global).map_err(|_| image::Error::NotStored)?;
     let store = Store::open(&root)?;
-    let mut containers = store.containers()?.into_iter();
-    let there = containers.find(|(there, _)| Some(there) == arguments.name.as_ref());
-    match there {
-        Some((_, record)) => image::find_recorded(&store, &record),
+    let name_of_container = arguments.name.as_deref().unwrap_or_default();
+    match store.container_record(name_of_container)? {
+        Some(record) => image::find_recorded(&store, &record),
         None => image::find(&store, name, arguments.platform.as_ref()),
     }
 }

@@ -79,9 +79,9 @@ impl Export {
     }
 
     fn tree(&self, store: &Store, cannot: &str) -> Result<Tree> {
-        let containers = store.containers();
-        let containers = containers.map_err(|error| Failure::new(cannot, error))?;
-        if containers.iter().any(|(name, _)| *name == self.name) {
+        let container = store.container_record(&self.name);
+        let container = container.map_err(|error| Failure::new(cannot, error))?;
+        if container.is_some() {
             return commit::view(store, &self.name, true, cannot).map(Tree::Container);
         }
         let opened = image::find(store, &self.name, self.platform.as_ref())

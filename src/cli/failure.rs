@@ -231,6 +231,19 @@ fn remaking(path: &Path) -> Option<&'static str> {
     }
 }
 
+/// What can be done about a container whose record is damaged.
+pub fn giving_up(error: &store::Error) -> Option<String> {
+    let store::Error::Json { path, .. } = error else {
+        return None;
+    };
+    let directory = path.parent().filter(|_| path.ends_with("container.json"))?;
+    let name = directory.file_name()?.to_str()?;
+    Some(format!(
+        "plyfs container rm {name} removes it with its changes, which are in {}",
+        directory.join("upper").display()
+    ))
+}
+
 /// What could help against errors whose cure does not depend on the verb.
 fn hint(error: &anyhow::Error) -> Option<String> {
     if cause::is_full_disk(error.as_ref()) {
@@ -258,10 +271,11 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 _ => {}
             }
         }
-        if let Some(store::Error::Json { path, .. }) = cause.downcast_ref()
-            && let Some(hint) = remaking(path)
-        {
-            return Some(hint.to_owned());
+        if let Some(error @ store::Error::Json { path, .. }) = cause.downcast_ref() {
+            let hint = remaking(path).map(str::to_owned);
+            if let Some(hint) = hint.or_else(|| giving_up(error)) {
+                return Some(hint);
+            }
         }
         if let Some(store::Error::ContainerInUse { .. }) = cause.downcast_ref() {
             return Some(IN_USE.to_owned());

@@ -12,9 +12,9 @@ use clap::Args;
 use super::container_spec::{self, Circumstances, ContainerArguments};
 use super::failure::Failure;
 use super::runtime::{NOT_STARTED, Runtime};
-use super::{Global, Result, complete, container_image, environment, rootless};
+use super::{Global, Result, complete, container_image, environment, mount_points, rootless};
 use crate::mount;
-use crate::oci::{ImageConfig, Rights};
+use crate::oci::{ImageConfig, Rights, RuntimeSpec};
 use crate::options::WritableLayer;
 
 /// How long the server of a container may take to end when that is over.
@@ -124,7 +124,10 @@ impl Run {
             &place.rootfs(),
             options,
         )?;
-        self.configure(&found.config, command, &place, rights)?;
+        let spec = self.spec(&found.config, command, &place, rights)?;
+        let store = environment::open_store(global)?;
+        mount_points::make(&store, &container, &place.rootfs(), &spec.mounts)?;
+        container_spec::write(&spec, &place.bundle)?;
         let result = runtime.run(
             &place.bundle,
             &container,
@@ -135,21 +138,20 @@ impl Run {
         result
     }
 
-    fn configure(
+    fn spec(
         &self,
         image: &ImageConfig,
         command: &[OsString],
         place: &Place,
         rights: Rights,
-    ) -> Result<()> {
+    ) -> Result<RuntimeSpec> {
         let around = Circumstances {
             rootfs: &place.rootfs(),
             rights,
             terminal: self.tty,
             writable: true,
         };
-        let spec = self.arguments.spec(image, command, &around)?;
-        container_spec::write(&spec, &place.bundle)
+        self.arguments.spec(image, command, &around)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Containers: named writable layers over images.
 //!
 //! ```text
-//! containers/<name>/  container.json, lock, upper/, work/
+//! containers/<name>/  container.json, mount-points.json, lock, upper/, work/
 //! ```
 //!
 //! # Invariants
@@ -83,20 +83,45 @@ pub fn is_container_name(name: &str) -> bool {
 }
 
 impl Store {
-    /// The names and records of all containers, in the order of their names.
+    /// The names and records of all containers whose record can be read, in the order of their names.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Json`].
+    /// [`Error::Io`].
     pub fn containers(&self) -> Result<Vec<(String, ContainerRecord)>> {
+        let all = self.recorded_containers()?.into_iter();
+        Ok(all
+            .filter_map(|(name, record)| Some((name, record.ok()?)))
+            .collect())
+    }
+
+    /// All containers in the order of their names, with what is recorded of each. One whose record
+    /// cannot be read may need anything in the store.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; and [`Error::Json`] instead of a record that is damaged.
+    pub fn recorded_containers(&self) -> Result<Vec<(String, Result<ContainerRecord>)>> {
         let directory = self.containers_path();
         let mut found = Vec::new();
         for name in names_if_there(&directory)? {
-            if let Some(record) = read_record(&directory.join(&name))? {
-                found.push((name, record));
+            match read_record(&directory.join(&name)).transpose() {
+                Some(record @ (Ok(_) | Err(Error::Json { .. }))) => found.push((name, record)),
+                Some(Err(error)) => return Err(error),
+                None => {}
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
+    }
+
+    /// What is recorded of a container; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`].
+    pub fn container_record(&self, name: &str) -> Result<Option<ContainerRecord>> {
+        match is_container_name(name) {
+            true => read_record(&self.containers_path().join(name)),
+            false => Ok(None),
+        }
     }
 
     /// Takes a container for use; `None` if there is none of that name. Who only looks whether it is
@@ -123,9 +148,24 @@ impl Store {
     /// As [`Store::container`], at once.
     fn try_container(&self, name: &str) -> Result<Option<Container>> {
         let directory = self.containers_path().join(name);
+        let Some(lock) = self.lock_container(name)? else {
+            return Ok(None);
+        };
+        // Only now it is certain whose record it is.
+        Ok(read_record(&directory)?.map(|record| Container {
+            directory,
+            name: name.to_owned(),
+            record,
+            lock,
+        }))
+    }
+
+    /// Locks a container for use, whatever its record says.
+    fn lock_container(&self, name: &str) -> Result<Option<File>> {
+        let directory = self.containers_path().join(name);
         let path = directory.join("lock");
         loop {
-            if read_record(&directory)?.is_none() {
+            if matches!(read_record(&directory), Ok(None)) {
                 return Ok(None);
             }
             let file = OpenOptions::new()
@@ -159,13 +199,7 @@ impl Store {
                     pid: None,
                 });
             }
-            // Only now it is certain whose record it is.
-            return Ok(read_record(&directory)?.map(|record| Container {
-                directory,
-                name: name.to_owned(),
-                record,
-                lock,
-            }));
+            return Ok(Some(lock));
         }
     }
 
@@ -262,6 +296,24 @@ impl Store {
         drop((container.lock, store));
         self.clear_trash();
         Ok(())
+    }
+
+    /// Removes a container whose record cannot be read, with all its changes; `false` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::ContainerInUse`] or [`Error::Io`]; then it is whole, but on a full disk.
+    pub fn remove_unreadable_container(&self, name: &str) -> Result<bool> {
+        let Some(used) = self.lock_container(name)? else {
+            return Ok(false);
+        };
+        let store = self.lock()?;
+        let directory = self.containers_path().join(name);
+        self.expect_garbage()?;
+        self.trash(&directory)?;
+        files::sync_parent(&directory)?;
+        drop((used, store));
+        self.clear_trash();
+        Ok(true)
     }
 
     /// Removes containers that should have gone with their mounts, whose server was killed, and

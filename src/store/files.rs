@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 
-use super::garbage::names;
 use super::reserve::{self, Reserved};
 use super::{Error, Result};
 
@@ -209,29 +208,6 @@ pub(super) fn remove_in_place(directory: &Path) -> Result<()> {
 }
 
 /// Makes a directory that nobody can remove, not even root, until the result is dropped.
-/// Bytes that a file or directory tree occupies.
-pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
-    while let Some(path) = pending.pop() {
-        let metadata = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            // What another process works on comes and goes.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io(error, "reading", &path)),
-        };
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            match names(&path) {
-                Ok(children) => pending.extend(children.into_iter().map(|name| path.join(name))),
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 pub(super) fn stuck_in_tests(directory: &Path) -> impl Drop + use<> {
     use std::os::unix::fs::PermissionsExt;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::made::{Layout, Made};
-use super::support::{Need, Store, plyfs_program, require, succeed, wait_for};
+use super::support::{Need, Store, plyfs_program, require, succeed, text, wait_for};
 use super::{import, import_from, layout, names};
 
 #[test]
@@ -313,4 +313,62 @@ fn regression_a_store_that_cannot_be_written_is_checked() {
         plyfs_program().display()
     );
     succeed(Command::new("unshare").args(["-m", "sh", "-c", &script]));
+}
+
+#[test]
+fn regression_a_damaged_record_of_a_container_stops_only_what_needs_it() {
+    if !require(&[Need::Fuse]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    import(&store, "two:1", b"two");
+    for name in ["bad", "good"] {
+        let mount = store.mount("one:1", &[&format!("name={name}")]);
+        fs::write(mount.path().join("new"), b"kept").unwrap();
+        mount.unmount();
+    }
+    let directory = store.root().join("containers/bad");
+    let record = directory.join("container.json");
+    fs::write(&record, &fs::read(&record).unwrap()[..50]).unwrap();
+    store.stdout(["image", "ls"]);
+    let listed = store.run(["container", "ls"]);
+    let said = text(&listed);
+    assert!(
+        said.contains("good") && said.contains("warn: container bad"),
+        "{said}"
+    );
+    assert!(
+        store
+            .stdout(["container", "diff", "good"])
+            .contains("A /new")
+    );
+    store.mount("one:1", &["name=good"]).unmount();
+    for verb in [
+        &["container", "diff", "bad"][..],
+        &["export", "bad"],
+        &["commit", "bad"],
+    ] {
+        let said = store.fails(1, verb);
+        assert!(said.contains("container.json is damaged"), "{said}");
+        assert!(said.contains("hint: plyfs container rm bad"), "{said}");
+    }
+    // Which image it needs is not known, so that all of them are kept.
+    store.run(["image", "rm", "two:1"]);
+    assert_eq!(names(&store, "layers/sha256").len(), 2);
+    for verb in [&["check"][..], &["check", "--repair"], &["check", "--json"]] {
+        let checked = store.command(verb).output().unwrap();
+        let said = text(&checked);
+        assert_eq!(checked.status.code(), Some(1), "{said}");
+        assert!(said.contains("bad/container.json is damaged"), "{said}");
+        assert!(
+            said.contains(", 1 damaged") || said.contains("damagedContainers"),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read(directory.join("upper/new")).unwrap(), b"kept");
+    store.run(["container", "rm", "bad"]);
+    assert!(!directory.exists());
+    assert_eq!(names(&store, "layers/sha256").len(), 1);
+    store.run(["check"]);
 }

@@ -363,6 +363,68 @@ fn regression_mount_a_mounts_a_short_name_once() {
     assert_eq!(super::support::text(&succeed(&mut command)).trim(), "odd");
 }
 
+/// Lines of fstab that name a container, by everything that mount(8) does with them.
+const CONTAINERS_OF_FSTAB: &str = r#"
+count() { grep -c " $mnt " /proc/self/mounts || true; }
+line() { printf 'odd %s plyfs root=%s,name=%s,writable=%s,nofail 0 0\n' "$mnt" "$store" "$1" "$writable"; }
+line web > "$table"
+for how in "-T $table $mnt" "-a -T $table" "-T $table odd"; do
+    mount $how
+    # A second one finds it mounted.
+    mount -a -T "$table"
+    test "$(count)" = 1
+    test "$(findmnt -no SOURCE "$mnt")" = odd
+    echo "$how" >> "$mnt/kept"
+    mount -o remount,ro "$mnt"
+    ! (echo refused > "$mnt/kept") 2>/dev/null
+    findmnt -no OPTIONS "$mnt" | grep -q '^ro\b'
+    mount -o remount,rw,nodev "$mnt"
+    echo again >> "$mnt/kept"
+    findmnt -no OPTIONS "$mnt" | grep -q nodev
+    # Somewhere else it is in use.
+    mkdir -p "$work/else"
+    status=0
+    mount -t plyfs odd "$work/else" -o "root=$store,name=web,writable=$writable" 2> "$work/said" || status=$?
+    test "$status" = 32
+    grep -q 'in use' "$work/said"
+    umount "$mnt"
+    test "$(count)" = 0
+done
+mount -T "$table" "$mnt"
+test "$(grep -c . "$mnt/kept")" = 6
+findmnt -no FSTYPE "$mnt"
+umount "$mnt"
+# One of two lines fails: some succeeded.
+{ line web; printf 'absent %s plyfs root=%s,name=none 0 0\n' "$work/else" "$store"; } > "$table"
+status=0
+mount -a -T "$table" 2> "$work/said" || status=$?
+test "$status" = 64
+grep -q absent "$work/said"
+umount "$mnt"
+status=0
+mount -T "$table" "$work/else" 2>/dev/null || status=$?
+test "$status" = 32
+"#;
+
+#[test]
+fn containers_of_fstab() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    for (writable, kind) in [("fuse", "fuse.plyfs"), ("kernel", "overlay")] {
+        let (store, work, table) = (stored(), temp_dir(), temp_dir());
+        let mut command = with_own_helpers(CONTAINERS_OF_FSTAB, work.path());
+        command
+            .env("store", store.root())
+            .env("mnt", store.mountpoint())
+            .env("writable", writable)
+            .env("table", table.path().join("fstab"));
+        let said = super::support::text(&succeed(&mut command));
+        assert_eq!(said.trim(), kind);
+        store.run(["container", "rm", "web"]);
+    }
+}
+
 #[test]
 fn regression_options_of_a_writable_layer_are_refused_without_one() {
     if !require(&[Need::Fuse, Need::Helper]) {

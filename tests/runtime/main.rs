@@ -4,6 +4,7 @@
 mod support;
 
 mod image;
+mod mount_points;
 
 use std::fs;
 use std::io::Read;
