@@ -174,16 +174,18 @@ fn by_podman_with_an_upper_directory() {
     assert!(work.path().join("u/new0").exists() && work.path().join("u/new1").exists());
 }
 
+/// What tests need that mount through mount.fuse3.
+const MOUNT_FUSE3: &[Need] = &[
+    Need::Root,
+    Need::Fuse,
+    Need::Helper,
+    Need::Program("mount.fuse3"),
+];
+
 /// As containerd mounts the snapshots of a fuse-overlayfs snapshotter.
 #[test]
 fn by_containerd_with_an_upper_directory() {
-    let needs = [
-        Need::Root,
-        Need::Fuse,
-        Need::Helper,
-        Need::Program("mount.fuse3"),
-    ];
-    if !require(&needs) {
+    if !require(MOUNT_FUSE3) {
         return;
     }
     let work = layers();
@@ -219,13 +221,7 @@ fn by_containerd_with_an_upper_directory() {
 /// mount.fuse3 opens the device itself, mounts, and passes `/dev/fd/N`.
 #[test]
 fn on_a_device_that_somebody_else_has_mounted() {
-    let needs = [
-        Need::Root,
-        Need::Fuse,
-        Need::Helper,
-        Need::Program("mount.fuse3"),
-    ];
-    if !require(&needs) {
+    if !require(MOUNT_FUSE3) {
         return;
     }
     let work = layers();
