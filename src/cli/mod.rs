@@ -162,6 +162,8 @@ enum ImageVerb {
     Load(load::Load),
 }
 
+pub use complete::for_bash as bash_completion;
+
 /// All verbs and what they take, for those who write manual pages and completions.
 #[must_use]
 pub fn command() -> clap::Command {
