@@ -79,7 +79,7 @@ impl Commit {
         let request = CommitRequest {
             base: &view.image,
             name: self.name.as_ref(),
-            config: self.config(view.image.config.config.clone(), &cannot)?,
+            config: changed(view.image.config.config.clone(), &self.changes, &cannot)?,
             created: &created,
             created_by: &format!("plyfs commit {container}"),
             author: self.author.as_deref(),
@@ -103,15 +103,16 @@ impl Commit {
         warn_of(&committed.archived);
         output::line(&committed.id.to_string())
     }
+}
 
-    fn config(&self, config: Config, cannot: &str) -> Result<Config> {
-        let mut changes = Changes::to(config);
-        for instruction in &self.changes {
-            let changed = changes.apply(instruction);
-            changed.map_err(|error| Failure::usage(format!("{cannot}: {error}")))?;
-        }
-        Ok(changes.config())
+/// A configuration after the instructions of `--change`.
+pub fn changed(config: Config, instructions: &[String], cannot: &str) -> Result<Config> {
+    let mut changes = Changes::to(config);
+    for instruction in instructions {
+        let changed = changes.apply(instruction);
+        changed.map_err(|error| Failure::usage(format!("{cannot}: {error}")))?;
     }
+    Ok(changes.config())
 }
 
 /// Opens a container, with what was written in it.
