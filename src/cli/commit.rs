@@ -56,6 +56,9 @@ pub struct Commit {
         action = clap::ArgAction::Set
     )]
     pause: bool,
+    /// As docker calls --pause=false by now
+    #[arg(long, hide = true, conflicts_with = "pause")]
+    no_pause: bool,
     /// How the layer is compressed
     #[arg(long, value_name = "HOW", default_value = "gzip")]
     compression: Compress,
@@ -73,7 +76,7 @@ impl Commit {
         }
         let store = environment::open_store(global)?;
         environment::tidy(&store);
-        let view = view(&store, container, self.pause, &cannot)?;
+        let view = view(&store, container, self.pause && !self.no_pause, &cannot)?;
         let created = output::rfc3339(output::creation_time()?);
         let bar = progress::Bar::new("Archiving", None);
         let request = CommitRequest {

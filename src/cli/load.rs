@@ -90,6 +90,9 @@ impl Load {
                 Err(error @ image::Error::NotAnImage(_)) if saved.images.len() > 1 => {
                     log::warn!("left out {}: {error}", image.digest);
                 }
+                Err(image::Error::Source(registry::Error::Archive { why, .. })) => {
+                    return Err(failed(anyhow::Error::msg(why)));
+                }
                 Err(error) => return Err(failed(error.into())),
             }
         }
