@@ -412,7 +412,7 @@ fn containers_of_fstab() {
         return;
     }
     for (writable, kind) in [("fuse", "fuse.plyfs"), ("kernel", "overlay")] {
-        let (store, work, table) = (stored(), temp_dir(), temp_dir());
+        let (store, work, table) = (odd_store(), temp_dir(), temp_dir());
         let mut command = with_own_helpers(CONTAINERS_OF_FSTAB, work.path());
         command
             .env("store", store.root())
