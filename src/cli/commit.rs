@@ -92,11 +92,13 @@ impl Commit {
             told: &|done| bar.set(done),
         };
         let committed = image::commit(&store, request, |out| {
-            let mut tar = TarWriter::new(out);
-            let but = &view.mount_points;
-            let left_out = export::write_changes(&view.overlay, &view.upper, but, &mut tar)?;
-            tar.finish()?;
-            Ok::<_, WriteError>(left_out)
+            view.whole(|| {
+                let mut tar = TarWriter::new(out);
+                let but = &view.mount_points;
+                let left_out = export::write_changes(&view.overlay, &view.upper, but, &mut tar)?;
+                tar.finish()?;
+                Ok::<_, WriteError>(left_out)
+            })
         });
         bar.finish();
         let committed = committed.map_err(|error| {

@@ -67,10 +67,16 @@ impl Export {
         let written = out.fill(compression, |out| {
             let out = progress::Counted::new(out, &bar);
             let out = BufWriter::with_capacity(256 << 10, out);
-            let mut tar = TarWriter::new(out).keeping_holes();
-            left_out = export::write_tree(overlay, &mut tar)?;
-            tar.finish()?;
-            Ok::<(), anyhow::Error>(())
+            let write = || {
+                let mut tar = TarWriter::new(out).keeping_holes();
+                left_out = export::write_tree(overlay, &mut tar)?;
+                tar.finish()?;
+                Ok::<(), anyhow::Error>(())
+            };
+            match &tree {
+                Tree::Container(view) => view.whole(write),
+                Tree::Image(_) => write(),
+            }
         });
         bar.finish();
         written.map_err(|error: anyhow::Error| out.failure(&cannot, error))?;

@@ -1,7 +1,9 @@
 //! A container as it is at present, mounted or not, to be read without a mount of one's own.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
@@ -25,8 +27,33 @@ pub struct ContainerView {
     pub image: Found,
     /// Whether another process uses it, so that it may change.
     pub in_use: bool,
+    /// The same directory as it was opened.
+    opened: File,
     /// Keeps others from using it if nobody did.
     _held: Option<Container>,
+}
+
+impl ContainerView {
+    /// What `read` gives of the container, which may be a part only if another process has removed it meanwhile.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] then; else what `read` reports.
+    pub fn whole<T, E: From<io::Error>>(
+        &self,
+        read: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let read = read();
+        let ours = self.opened.metadata()?;
+        let is_ours = |found: Metadata| (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+        match std::fs::metadata(&self.upper).map(is_ours) {
+            Ok(true) => read,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => {
+                let gone = "there is none of that name any more";
+                Err(io::Error::new(io::ErrorKind::NotFound, gone).into())
+            }
+        }
+    }
 }
 
 /// Opens a container to look at it; `None` if there is none of that name. Nobody else can use it until
@@ -49,6 +76,10 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
     let image = image::find_recorded(store, &record)?;
     let base = image::open(store, &image)?;
     let upper = store.container_upper(name);
+    let directory = match File::open(&upper) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(Error::system("cannot open the changes of the container"))?,
+    };
     let mount_points = store.mount_points(name).map_err(image::Error::from)?;
     let work = upper.with_file_name("work");
     let kept = writable::kept(&MountOptions::default(), Readers::Nobody)?;
@@ -67,6 +98,7 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
         mount_points,
         image,
         in_use,
+        opened: directory,
         _held: held,
     }))
 }
@@ -96,6 +128,6 @@ pub fn flush_container(store: &Store, name: &str) -> Result<bool> {
     Ok(false)
 }
 
-fn flush(mount_point: &Path) -> std::io::Result<()> {
+fn flush(mount_point: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(File::open(mount_point)?)?)
 }

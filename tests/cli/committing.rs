@@ -1,6 +1,7 @@
 //! `commit` and `export`: the image that is made, and the archive, show what the container shows.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -282,6 +283,39 @@ fn regression_hard_links_out_of_a_renamed_directory() {
     let lines: Vec<&str> = seen.lines().collect();
     assert_eq!(lines[0], "sec2 5:6 2750 1000000000 2");
     assert!(lines[1].ends_with(" 2"), "{seen}");
+}
+
+/// What is left of a container that goes away while it is read is not all that was in it.
+#[test]
+fn regression_a_container_that_is_removed_while_it_is_read_is_not_exported() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    let mount = container(&store, &["web", "one:1"]);
+    for name in ["a", "b", "c"] {
+        fs::write(mount.path().join(name), noise(3 << 20)).unwrap();
+    }
+    let mut export = store.command(["export", "web"]);
+    export.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut export = export.spawn().unwrap();
+    let mut start = [0; 1];
+    export
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut start)
+        .unwrap();
+    mount.unmount();
+    store.run(["container", "rm", "web"]);
+    let output = export.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("there is none of that name any more"),
+        "{said}"
+    );
 }
 
 /// podman and umoci see the same in an image that was committed.
