@@ -91,12 +91,12 @@ class Bench:
             time.sleep(0.1)
         os.makedirs(self.path)
 
-    def turns(self, section, title, contenders, body):
+    def turns(self, section, title, contenders, body, clean=None):
         """`body(contender)`, a dict of workload -> figures, for each in turn; prints medians beside the first one's."""
         collected, left = {}, list(contenders)
         for rep in range(self.args.reps):
             for contender in left[rep % len(left):] + left[:rep % len(left)]:
-                self.clean()
+                (clean or self.clean)()
                 try:
                     for workload, row in body(contender).items():
                         collected.setdefault(workload, {}).setdefault(contender, []).append(row)
@@ -105,7 +105,7 @@ class Bench:
                     left.remove(contender)
                     for workload in collected.values():
                         workload.pop(contender, None)
-        self.clean()
+        (clean or self.clean)()
         for workload, rows in collected.items():
             self.show(section, title, workload, {name: rows[name] for name in contenders if name in rows})
 
@@ -224,10 +224,16 @@ class Containerd:
         self.bench.do([client, self.bench.at("c.sock"), snapshotter, reference, reference], env=self.environment)
 
 
+def build_client(bench):
+    """A client of containerd that tells a snapshotter the image of a layer."""
+    bench.do([os.path.join(HERE, "containerd-go"), "pull", os.path.join(bench.args.work, "pull-described")])
+
+
 def containerd(bench):
     """An image from a registry into an empty containerd, and the first run of a program in it."""
-    bench.do([os.path.join(HERE, "containerd-go"), "pull", os.path.join(bench.args.work, "pull-described")])
-    programs = {"python": ["python3", "-c", "import numpy"], "node": ["/bin/ls", "/srv/app/node_modules"]}
+    build_client(bench)
+    programs = {"python": ["python3", "-c", "import numpy"],
+                "node": ["find", "/", "-xdev", "-maxdepth", "3", "-name", "node_modules"]}
     with bench.registry() as registry:
         for image in bench.images.among(*programs):
             reference = registry.push(image)
@@ -268,29 +274,34 @@ def inside(bench):
 
 def hundred(bench):
     """What containers of one image take of memory, caches of the kernel included: one, and a hundred."""
+    build_client(bench)
     with bench.registry() as registry:
         reference = registry.push("python")
+        with Containerd(bench) as it:
+            it.pull("overlayfs", reference)
+            it.pull_whole("plyfs", reference)
+            it.pull_whole("kernel", reference)
 
-        def body(contender):
-            snapshotter, count = contender.split(" x ")
-            with Containerd(bench) as it:
-                it.pull(snapshotter, reference)
-                top = bench.do(["ctr", "-a", bench.at("c.sock"), "snapshots", "--snapshotter", snapshotter, "ls"],
-                               env=it.environment)
-                parents = {line.split()[1] for line in top.splitlines()[1:] if len(line.split()) > 2}
-                top = next(line.split()[0] for line in top.splitlines()[1:] if line.split()[0] not in parents)
+            def body(contender):
+                snapshotter, count = contender.split(" x ")
+                snapshots = it.ctr("snapshots", "--snapshotter", snapshotter, "ls").splitlines()[1:]
+                parents = {line.split()[1] for line in snapshots if len(line.split()) > 2}
+                top = next(line.split()[0] for line in snapshots if line.split()[0] not in parents)
                 # Once before: what containerd and the snapshotter keep is theirs.
                 mount(it, snapshotter, top, "warm")
-                bench.do(["umount", bench.at("mnt-warm")])
+                unmount(it, snapshotter, "warm")
                 drop_caches()
                 before = used_memory()
                 for number in range(int(count)):
                     mount(it, snapshotter, top, str(number))
                     bench.do(["chroot", bench.at(f"mnt-{number}"), "python3", "-B", "-c", "import numpy"])
                 os.sync()
-                return {"in use": {"memory": used_memory() - before, "servers": servers(bench)}}
-        ways = [f"{name} x {count}" for name in ("kernel", "plyfs", "overlayfs") for count in (1, CONTAINERS)]
-        bench.turns("hundred", "python", ways, body)
+                figures = {"memory": used_memory() - before, "servers": servers(bench)}
+                for number in range(int(count)):
+                    unmount(it, snapshotter, str(number))
+                return {"in use": figures}
+            ways = [f"{name} x {count}" for name in ("kernel", "plyfs", "overlayfs") for count in (1, CONTAINERS)]
+            bench.turns("hundred", "python", ways, body, clean=lambda: None)
 
 
 def mount(it, snapshotter, top, name):
@@ -302,6 +313,13 @@ def mount(it, snapshotter, top, name):
         # As containerd does it.
         command = ["mount.fuse3", *command[3:], "-t", command[2].removeprefix("fuse3.")]
     it.bench.do(command, env=it.environment)
+
+
+def unmount(it, snapshotter, name):
+    where = it.bench.at("mnt-" + name)
+    it.bench.do(["umount", where])
+    os.rmdir(where)
+    it.ctr("snapshots", "--snapshotter", snapshotter, "rm", name)
 
 
 def servers(bench):
@@ -344,8 +362,10 @@ def stack(bench):
             bench.do(command, cwd=layers)
             for directory, _, names in os.walk(point):
                 for name in names:
-                    with open(os.path.join(directory, name)) as f:
-                        f.read()
+                    # As programs do that are not written in Python, which asks each file whether it is a terminal.
+                    file = os.open(os.path.join(directory, name), os.O_RDONLY)
+                    os.read(file, 4096)
+                    os.close(file)
             bench.do(["umount", point])
         return {"mount, read, unmount": timer.row()}
     bench.turns("stack", f"{STACKED} layers", ["kernel", "fuse-overlayfs", "plyfs"], body)
@@ -389,7 +409,7 @@ def build(bench):
 
 SECTIONS = {"containerd": containerd, "inside": inside, "hundred": hundred, "stack": stack, "build": build}
 NEEDS = {"containerd": ("containerd", "ctr", "runc", "go", "docker-registry"), "inside": ("containerd", "ctr", "runc",
-         "docker-registry"), "hundred": ("containerd", "ctr", "docker-registry"), "stack": (), "build": ("podman", "skopeo")}
+         "docker-registry"), "hundred": ("containerd", "ctr", "go", "docker-registry"), "stack": (), "build": ("podman", "skopeo")}
 IMAGE = {"containerd": "python", "inside": "debian", "hundred": "python", "build": "debian"}
 # (section, workload) -> whose, of what, beside whom, and the most that the ratio may be
 TARGETS = {

@@ -330,12 +330,15 @@ fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// What stands between the quotes around a whole value.
+fn quoted(value: &[u8]) -> Option<&[u8]> {
+    let inner = value.strip_prefix(b"\"")?;
+    inner.strip_suffix(b"\"")
+}
+
 /// Removes the backslashes, or the quotes around a whole value.
 fn plain(value: &[u8]) -> Vec<u8> {
-    if let Some(inner) = value
-        .strip_prefix(b"\"")
-        .and_then(|inner| inner.strip_suffix(b"\""))
-    {
+    if let Some(inner) = quoted(value) {
         return inner.to_vec();
     }
     let mut plain = Vec::with_capacity(value.len());
@@ -365,6 +368,8 @@ fn path(value: &[u8]) -> Option<PathBuf> {
 
 /// Reads `top:middle:bottom::data::more-data`.
 fn layers(value: &[u8]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), &'static str> {
+    // The quotes are for commas; colons are escaped there, too.
+    let value = quoted(value).unwrap_or(value);
     let (mut lowers, mut data_only) = (Vec::new(), Vec::new());
     let (mut data, mut escaped, mut start) = (false, false, 0);
     let mut pieces = Vec::new();
@@ -432,6 +437,16 @@ mod tests {
             .iter()
             .map(|path| path.as_os_str().as_bytes())
             .collect()
+    }
+
+    #[test]
+    fn regression_a_list_of_lower_directories_may_stand_in_quotes() {
+        let options = parse(r#"lowerdir="/a\:b:/c,d::/e,f",upperdir="/u,v",ro"#);
+        let lowers: [&[u8]; 2] = [b"/a:b", b"/c,d"];
+        assert_eq!(paths(&options.lowers), lowers);
+        assert_eq!(paths(&options.data_only), [b"/e,f"]);
+        assert_eq!(options.upper, Some("/u,v".into()));
+        assert_eq!(options.read_only, Some(true));
     }
 
     #[test]

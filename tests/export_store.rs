@@ -56,10 +56,11 @@ fn layers_side_by_side_are_the_image_when_the_kernel_stacks_them() {
     compare_tree(User::Same, &["--ignore", "links"], &stacked, &odd.expected);
 }
 
-const PODMAN: [Need; 5] = [
+const PODMAN: [Need; 6] = [
     Need::Fuse,
     Need::Helper,
     Need::Program("podman"),
+    Need::Program("skopeo"),
     Need::Program("runc"),
     Need::Program("busybox"),
 ];

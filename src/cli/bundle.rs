@@ -9,7 +9,9 @@ use clap::Args;
 
 use super::container_spec::{self, Circumstances, ContainerArguments};
 use super::failure::Failure;
-use super::{Global, Result, complete, container_image, output, rootless};
+use super::{
+    Global, Result, complete, container_image, environment, mount_points, output, rootless,
+};
 use crate::mount;
 use crate::oci::Rights;
 
@@ -52,6 +54,7 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn run(self, global: &Global) -> Result<()> {
+        self.arguments.check()?;
         mount::close_inherited(Path::new(""))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let directory = &self.directory;
@@ -116,6 +119,10 @@ impl Bundle {
             writable: arguments.name.is_some(),
         };
         let spec = arguments.spec(image, &self.command, &around)?;
+        if let Some(name) = &arguments.name {
+            let store = environment::open_store(global)?;
+            mount_points::make(&store, name, rootfs, &spec.mounts)?;
+        }
         container_spec::write(&spec, &self.directory)
     }
 }

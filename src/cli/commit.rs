@@ -93,7 +93,8 @@ impl Commit {
         };
         let committed = image::commit(&store, request, |out| {
             let mut tar = TarWriter::new(out);
-            let left_out = export::write_changes(&view.overlay, &view.upper, &mut tar)?;
+            let but = &view.mount_points;
+            let left_out = export::write_changes(&view.overlay, &view.upper, but, &mut tar)?;
             tar.finish()?;
             Ok::<_, WriteError>(left_out)
         });

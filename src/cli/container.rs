@@ -16,7 +16,7 @@ use crate::image;
 use crate::mount;
 use crate::oci::Reference;
 use crate::overlay::{self, Change};
-use crate::store::{ContainerRecord, Error, Record, Store};
+use crate::store::{ContainerRecord, Error, Record, Store, Usage};
 
 #[derive(Subcommand)]
 pub enum Container {
@@ -37,6 +37,9 @@ pub enum Container {
 Example:
   plyfs container ls --json | jq -r '.[].name'")]
 pub struct ContainerLs {
+    /// Also what was changed in each takes of the disk, as far as it has reached it
+    #[arg(short, long)]
+    size: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -80,6 +83,9 @@ struct Row {
     /// As far as it is mounted where this process can see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mount_point: Option<String>,
+    /// Bytes that its own directory takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -119,9 +125,11 @@ impl ContainerLs {
             };
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
-            let upper = mount::path_text(&store.container_upper(&name));
+            let upper = store.container_upper(&name);
+            let size = self.size.then(|| Usage::of_tree(&upper)).transpose();
             rows.push(Row {
-                mount_point: points.get(&upper).cloned(),
+                mount_point: points.get(&mount::path_text(&upper)).cloned(),
+                size: size.map_err(failed)?.map(|usage| usage.bytes),
                 name,
                 image: record.image,
                 created: record.created,
@@ -142,10 +150,14 @@ impl ContainerLs {
                     (false, None) => "-".to_owned(),
                 };
                 let created = output::ago(&row.created, now);
-                vec![row.name, image, created, used]
+                let size = row.size.map(output::size);
+                let cells = [row.name, image, created, used].into_iter();
+                cells.chain(size).collect()
             })
             .collect();
-        output::table(&["NAME", "IMAGE", "CREATED", "MOUNTED ON"], &cells)
+        let headings = ["NAME", "IMAGE", "CREATED", "MOUNTED ON", "SIZE"];
+        let shown = headings.len() - usize::from(!self.size);
+        output::table(headings.get(..shown).unwrap_or_default(), &cells)
     }
 }
 
@@ -225,11 +237,15 @@ impl ContainerDiff {
         };
         let image = image::find_recorded(store, &record).map_err(|e| Failure::new(&tried, e))?;
         let base = image::open(store, &image).map_err(|e| Failure::new(&tried, e))?;
-        let mut rows = Vec::new();
-        let mut add = |change: Change, path: &[u8]| rows.push((letter(change), path.to_vec()));
+        let but = store
+            .mount_points(name)
+            .map_err(|e| Failure::new(&tried, e))?;
         let upper = store.container_upper(name);
-        overlay::changes(&base, &upper, mount::container_marks(), &mut add)
+        let found = overlay::changes(&base, &upper, mount::container_marks(), &but)
             .map_err(|error| Failure::new(&tried, error))?;
+        let rows = found
+            .into_iter()
+            .map(|(change, path)| (letter(change), [b"/", path.as_slice()].concat()));
         if self.json {
             let row = |(kind, path): (&'static str, Vec<u8>)| Changed {
                 kind,
@@ -238,7 +254,7 @@ impl ContainerDiff {
                     Err(error) => error.as_bytes().escape_ascii().to_string(),
                 },
             };
-            return output::json(&rows.into_iter().map(row).collect::<Vec<_>>());
+            return output::json(&rows.map(row).collect::<Vec<_>>());
         }
         let mut text = Vec::new();
         for (kind, path) in rows {

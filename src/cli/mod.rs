@@ -34,6 +34,7 @@ mod logout;
 mod ls;
 mod moment;
 mod mount;
+mod mount_points;
 mod mounts;
 mod out_file;
 mod output;

@@ -12,9 +12,9 @@ use clap::Args;
 use super::container_spec::{self, Circumstances, ContainerArguments};
 use super::failure::Failure;
 use super::runtime::{NOT_STARTED, Runtime};
-use super::{Global, Result, complete, container_image, environment, rootless};
+use super::{Global, Result, complete, container_image, environment, mount_points, rootless};
 use crate::mount;
-use crate::oci::{ImageConfig, Rights};
+use crate::oci::{ImageConfig, Rights, RuntimeSpec};
 use crate::options::WritableLayer;
 
 /// How long the server of a container may take to end when that is over.
@@ -83,6 +83,7 @@ impl Run {
         if self.tty && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
             return Err(Failure::usage("--tty needs a terminal").or_hint("leave -t out"));
         }
+        self.arguments.check()?;
         mount::close_inherited(Path::new(""))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let runtime = Runtime::find(self.runtime.as_deref())?;
@@ -124,7 +125,10 @@ impl Run {
             &place.rootfs(),
             options,
         )?;
-        self.configure(&found.config, command, &place, rights)?;
+        let spec = self.spec(&found.config, command, &place, rights)?;
+        let store = environment::open_store(global)?;
+        mount_points::make(&store, &container, &place.rootfs(), &spec.mounts)?;
+        container_spec::write(&spec, &place.bundle)?;
         let result = runtime.run(
             &place.bundle,
             &container,
@@ -135,21 +139,20 @@ impl Run {
         result
     }
 
-    fn configure(
+    fn spec(
         &self,
         image: &ImageConfig,
         command: &[OsString],
         place: &Place,
         rights: Rights,
-    ) -> Result<()> {
+    ) -> Result<RuntimeSpec> {
         let around = Circumstances {
             rootfs: &place.rootfs(),
             rights,
             terminal: self.tty,
             writable: true,
         };
-        let spec = self.arguments.spec(image, command, &around)?;
-        container_spec::write(&spec, &place.bundle)
+        self.arguments.spec(image, command, &around)
     }
 }
 

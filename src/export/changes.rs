@@ -4,7 +4,7 @@
 //! its new place. What is gone is a whiteout each, also below opaque directories: that says the same,
 //! and every tool understands it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -18,15 +18,11 @@ use crate::whiteout;
 pub(super) fn write<W: Write>(
     overlay: &Overlay,
     upper: &Path,
+    but: &BTreeSet<Vec<u8>>,
     mut archiver: Archiver<'_, W>,
 ) -> Result<Vec<Escaped>> {
-    let mut found = Vec::new();
     let marks = overlay.marks().unwrap_or_default();
-    changes(overlay.base(), upper, marks, &mut |change, path| {
-        let path = path.strip_prefix(b"/").unwrap_or(path);
-        found.push((change, path.to_vec()));
-    })
-    .map_err(cannot_read(b"."))?;
+    let found = changes(overlay.base(), upper, marks, but).map_err(cannot_read(b"."))?;
     let mut finder = Finder {
         overlay,
         held: Vec::new(),
@@ -51,7 +47,7 @@ pub(super) fn write<W: Write>(
     finder.leave(0);
     if overlay.has_linked_copies() || archiver.lacks_names() {
         let written: HashSet<Vec<u8>> = found.into_iter().map(|(_, path)| path).collect();
-        write_other_names(overlay, &written, &mut archiver)?;
+        write_other_names(overlay, &written, but, &mut archiver)?;
     }
     Ok(archiver.left_out)
 }
@@ -63,6 +59,7 @@ pub(super) fn write<W: Write>(
 fn write_other_names<W: Write>(
     overlay: &Overlay,
     written: &HashSet<Vec<u8>>,
+    but: &BTreeSet<Vec<u8>>,
     archiver: &mut Archiver<'_, W>,
 ) -> Result<()> {
     // Those on the way that are not in the layer.
@@ -78,6 +75,9 @@ fn write_other_names<W: Write>(
         }
         if attributes.kind == FileKind::Directory {
             parents.push((path.to_vec(), *attributes));
+            return Ok(());
+        }
+        if but.contains(path) {
             return Ok(());
         }
         let origin = overlay.origin(attributes.node).map_err(cannot_read(path))?;

@@ -11,6 +11,7 @@
 mod changes;
 mod entry;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -54,16 +55,17 @@ pub fn write_tree<W: Write>(overlay: &Overlay, tar: &mut TarWriter<W>) -> Result
 }
 
 /// Writes what `overlay`, whose upper lies in the directory `upper`, changes of its base, as a layer.
-/// Gives what a layer cannot hold: sockets.
+/// What `but` names is no change of its own. Gives what a layer cannot hold: sockets.
 ///
 /// # Errors
 /// [`Error`]; [`pack::Error::Unarchivable`] for a name that a layer would take for a whiteout.
 pub fn write_changes<W: Write>(
     overlay: &Overlay,
     upper: &Path,
+    but: &BTreeSet<Vec<u8>>,
     tar: &mut TarWriter<W>,
 ) -> Result<Vec<Escaped>> {
-    changes::write(overlay, upper, Archiver::new(overlay, tar))
+    changes::write(overlay, upper, but, Archiver::new(overlay, tar))
 }
 
 /// A directory that is being gone through.

@@ -190,17 +190,17 @@ impl Filesystem for Adapter {
         send::xattr(reply, size, self.answer("getxattr", ino, read));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if self.settings.xattrs == Xattrs::Hidden {
             return reply.error(Errno::ENOSYS);
         }
-        let read = || self.overlay.xattr_names(node(ino));
+        let read = || self.list_xattrs(node(ino), req.uid() == 0);
         send::xattr(reply, size, self.answer("listxattr", ino, read));
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -212,7 +212,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let (name, how) = (name.as_bytes(), convert::xattr_change(flags));
-        let set = || self.overlay.set_xattr(node(ino), name, value, how);
+        let set = || self.set_xattr(req, node(ino), (name, value), how);
         send::empty(reply, self.answer("setxattr", ino, set));
     }
 

@@ -15,11 +15,15 @@ use super::handler::Adapter;
 use super::notify::Note;
 use super::{reply as send, seek};
 use crate::layer::FileKind;
-use crate::overlay::{Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space};
+use crate::overlay::{
+    Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space, XattrChange,
+};
 
 /// Bits that writing by an unprivileged user takes away; the group's only with its right to execute.
 const SET_USER_ID: u16 = 0o4000;
 const SET_GROUP_ID: u16 = 0o2010;
+const SET_GROUP_ID_ALONE: u16 = 0o2000;
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// What a SETATTR asks for.
 #[derive(Debug)]
@@ -134,6 +138,46 @@ impl Adapter {
         if set & SET_USER_ID != 0 || set & SET_GROUP_ID == SET_GROUP_ID {
             self.overlay.kill_privileges(node)?;
             // Of an open that truncates it expects a new size only.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        Ok(())
+    }
+
+    /// The names of extended attributes, each ended by NUL. Those of the system's administrator are for root only:
+    /// others cannot read what is in them, and programs that copy all attributes would stumble over that.
+    pub(super) fn list_xattrs(&self, node: NodeNumber, by_root: bool) -> Result<Vec<u8>> {
+        let names = self.overlay.xattr_names(node)?;
+        if by_root {
+            return Ok(names);
+        }
+        let each = names.split_inclusive(|byte| *byte == 0);
+        let shown = each.filter(|name| !name.starts_with(b"trusted."));
+        Ok(shown.flatten().copied().collect())
+    }
+
+    /// Who is not in the group of a file loses its set-group-id bit by giving it an ACL, as by chmod(2). The kernel
+    /// would ask for it in a form of the request that the library does not know.
+    pub(super) fn set_xattr(
+        &self,
+        caller: &Request,
+        node: NodeNumber,
+        (name, value): (&[u8], &[u8]),
+        how: XattrChange,
+    ) -> Result<()> {
+        if self.settings.acl && name == ACCESS_ACL && caller.uid() != 0 {
+            let now = self.overlay.attributes(node)?;
+            let is_set = now.permissions & SET_GROUP_ID_ALONE != 0;
+            if is_set && caller.gid() != now.gid && !has_group(caller.pid(), now.gid) {
+                let change = SetAttributes {
+                    permissions: Some(now.permissions & !SET_GROUP_ID_ALONE),
+                    ..SetAttributes::default()
+                };
+                self.overlay.set_attributes(node, &change)?;
+            }
+        }
+        self.overlay.set_xattr(node, name, value, how)?;
+        if !self.settings.acl && name == ACCESS_ACL {
+            // The mode, too, of which a kernel that knows nothing of ACLs does not think.
             self.files.notes.add(Note::Attributes(node));
         }
         Ok(())
@@ -277,6 +321,15 @@ impl Adapter {
             ..Space::default()
         })
     }
+}
+
+/// Whether a process has a group beside its first one. Of whom it cannot be told, it has not.
+fn has_group(pid: u32, gid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let mut groups = groups.unwrap_or_default().split_ascii_whitespace();
+    groups.any(|group| group.parse() == Ok(gid))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! ```text
 //! overlay-images/  images.json, images.lock
 //!                  <image ID>/manifest, <image ID>/=<base64 of the key of a document>
-//! overlay-layers/  layers.json, layers.lock
+//! overlay-layers/  layers.json, layers.lock, <layer>.tar-split.gz
 //! overlay/         <layer>/link, <layer>/lower, <layer>/diff -> ../../mounts/<manifest>/<n>
 //!                  l/<link> -> ../<layer>/diff
 //! mounts/          <manifest>/<n>: the layers of an image, mounted by the caller
@@ -26,6 +26,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
+use super::tar_splits::{self, TarSplit};
 use super::{Error, Found, Result, find};
 use crate::cause;
 use crate::oci::{Compression, DiffId, Digest};
@@ -46,6 +47,13 @@ impl Exportable {
     pub fn place(&self) -> PathBuf {
         Path::new(EXPORT_MOUNTS).join(self.found.manifest_descriptor.digest.hex())
     }
+}
+
+/// Where what is known of layers stands.
+const LAYERS: &str = "overlay-layers";
+
+fn tar_split_name(id: &str) -> String {
+    format!("{id}.tar-split.gz")
 }
 
 /// The directory of the mounts in an additional store.
@@ -130,6 +138,7 @@ pub fn write_additional(store: &Store, directory: &Path, images: &[Exportable]) 
         images: Vec::new(),
         layers: Vec::new(),
         links: BTreeSet::new(),
+        splits: Vec::new(),
     };
     for name in ["overlay/l", "overlay-images", "overlay-layers"] {
         make_directory(&directory.join(name))?;
@@ -142,6 +151,7 @@ pub fn write_additional(store: &Store, directory: &Path, images: &[Exportable]) 
     for image in images {
         writing.image(image)?;
     }
+    tar_splits::write(store, std::mem::take(&mut writing.splits))?;
     replace(
         &directory.join("overlay-layers/layers.json"),
         &writing.layers,
@@ -161,6 +171,7 @@ struct Writing<'a> {
     layers: Vec<LayerEntry>,
     /// The names in `overlay/l`.
     links: BTreeSet<String>,
+    splits: Vec<TarSplit>,
 }
 
 impl Writing<'_> {
@@ -178,6 +189,11 @@ impl Writing<'_> {
                 self.layer(&id, &link, &parents, &target)?;
                 let record = self.store.layer_record(diff_id)?;
                 let blob = found.manifest.layers.get(number);
+                self.splits.extend(blob.map(|blob| TarSplit {
+                    path: self.directory.join(LAYERS).join(tar_split_name(&id)),
+                    diff_id: *diff_id,
+                    blob: blob.digest,
+                }));
                 self.layers.push(LayerEntry {
                     id: id.clone(),
                     parent: parents.first().map(|(id, _)| id.clone()),
@@ -288,6 +304,10 @@ impl Writing<'_> {
         };
         remove("overlay/l", &|name| self.links.contains(name))?;
         remove("overlay", &|name| name == "l" || layers.contains(name))?;
+        let splits: BTreeSet<String> = layers.iter().map(|id| tar_split_name(id)).collect();
+        remove(LAYERS, &|name| {
+            name.starts_with("layers.") || splits.contains(name)
+        })?;
         remove("overlay-images", &|name| {
             name.starts_with("images.") || images.contains(name)
         })

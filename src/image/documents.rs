@@ -1,7 +1,9 @@
 //! The documents of an image that is looked up in a source: manifests and indexes, before any layer.
 
 use crate::cause::chain;
-use crate::oci::{Descriptor, DiffId, Document, ImageConfig, Index, Manifest, Platform, attested};
+use crate::oci::{
+    Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Platform, attested,
+};
 use crate::registry::{self, Fetched, ManifestName, Source};
 
 use super::pull::{Platforms, layers_of};
@@ -136,7 +138,11 @@ fn attestations(
     for descriptor in entries.filter(|entry| attested(entry).is_some()) {
         let fetched = match source.manifest(&ManifestName::Digest(descriptor.digest)) {
             Err(error @ registry::Error::NotFound { .. }) => {
-                log::info!("an attestation is left out: {}", chain(&error));
+                // What was saved may have been meant to be without.
+                match platforms {
+                    Platforms::Available => log::info!("{}", chain(&error)),
+                    _ => warn_left_out(source, &descriptor.digest, &error),
+                }
                 continue;
             }
             fetched => fetched?,
@@ -154,6 +160,16 @@ fn attestations(
         });
     }
     Ok(found)
+}
+
+/// Tells that an image comes without an attestation of it, and why.
+pub(super) fn warn_left_out(
+    source: &dyn Source,
+    attestation: &Digest,
+    why: &(dyn std::error::Error + 'static),
+) {
+    let (image, digest) = (source.describe(), attestation.short());
+    log::warn!("{image}: attestation {digest} is left out: {}", chain(why));
 }
 
 /// Whether a source has all blobs of an image.

@@ -185,6 +185,11 @@ impl Error {
         }
     }
 
+    /// Whether the source does not have what was asked for.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Source(registry::Error::NotFound { .. }))
+    }
+
     pub(super) fn of_layer(digest: Digest, source: Error) -> Error {
         Error::Layer {
             digest,

@@ -30,6 +30,7 @@ mod remove;
 mod repair;
 mod save;
 mod tag;
+mod tar_splits;
 
 pub use additional::{EXPORT_MOUNTS, Exportable, exportable, write_additional};
 pub use check::{Damage, MISSING, check};

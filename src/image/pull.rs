@@ -10,7 +10,7 @@ use crate::pack::{Limits, Progress};
 use crate::registry::{ManifestName, Source};
 use crate::store::{self, Lease, LeaseKind, LeaseRecord, Record, Store};
 
-use super::documents::{MAX_CONFIG_SIZE, fetch_documents};
+use super::documents::{MAX_CONFIG_SIZE, fetch_documents, warn_left_out};
 use super::find::find_manifest;
 use super::receive::{Observer, Receiver};
 use super::{Error, Result, open, parallel};
@@ -50,7 +50,7 @@ pub enum Platforms<'a> {
     One(Option<&'a Platform>),
     /// For each of these.
     Each(&'a [Platform]),
-    /// For all that it is made for, with the attestations.
+    /// For all that it is made for, with the attestations that the source has.
     All,
     /// For all that the source has, with the attestations.
     Available,
@@ -112,12 +112,7 @@ pub fn pull(
     prepared: impl FnOnce(&Manifest),
 ) -> Result<Pulled> {
     let platforms = Platforms::One(request.platform);
-    let mut prepared = Some(prepared);
-    pull_platforms(store, request, platforms, observer, &mut |_, manifest| {
-        if let Some(prepared) = prepared.take() {
-            prepared(manifest);
-        }
-    })
+    pull_platforms(store, request, platforms, observer, &mut once(prepared))
 }
 
 /// Pulls an image for several platforms (that of the request is not looked at); it is in the store,
@@ -172,12 +167,7 @@ pub fn fetch(
     prepared: impl FnOnce(&Manifest),
 ) -> Result<Held> {
     let platforms = Platforms::One(request.platform);
-    let mut prepared = Some(prepared);
-    let prepared = &mut |_: Part<'_>, manifest: &Manifest| {
-        if let Some(prepared) = prepared.take() {
-            prepared(manifest);
-        }
-    };
+    let prepared = &mut once(prepared);
     fetch_platforms(
         store,
         request,
@@ -186,6 +176,16 @@ pub fn fetch(
         observer,
         prepared,
     )
+}
+
+/// Is told of the manifest of the one platform that is pulled.
+fn once(prepared: impl FnOnce(&Manifest)) -> impl FnMut(Part<'_>, &Manifest) {
+    let mut prepared = Some(prepared);
+    move |_, manifest| {
+        if let Some(prepared) = prepared.take() {
+            prepared(manifest);
+        }
+    }
 }
 
 /// As [`pull_platforms`] and [`fetch`]; what is interrupted can be gone on with if `kind` is
@@ -257,11 +257,20 @@ pub(super) fn fetch_platforms(
     for attestation in &documents.attestations {
         let of = attested(&attestation.descriptor).flatten();
         prepared(Part::Attestation(of), &attestation.manifest);
-        complete_before &= store.has_blob(&attestation.descriptor.digest);
-        for blob in attestation.blobs() {
-            receiver.plain_blob(blob)?;
+        let digest = &attestation.descriptor.digest;
+        let mut blobs = attestation.blobs();
+        match blobs.try_for_each(|blob| receiver.plain_blob(blob)) {
+            Err(Error::Layer { source, .. }) if source.is_not_found() => {
+                // What came of it already is garbage; the images do not need it.
+                store.expect_garbage()?;
+                warn_left_out(request.source, digest, &*source);
+            }
+            received => {
+                received?;
+                complete_before &= store.has_blob(digest);
+                store.write_blob(digest, &attestation.bytes)?;
+            }
         }
-        store.write_blob(&attestation.descriptor.digest, &attestation.bytes)?;
     }
     for image in &documents.images {
         store.write_blob(&image.descriptor.digest, &image.bytes)?;

@@ -343,8 +343,9 @@ pub(super) fn write_packed(
 
 /// Whether an error leaves what was received usable for a later attempt.
 fn is_interruption(error: &Error) -> bool {
+    use registry::Error::{NotFound, RangeNotSatisfiable};
     match error {
-        Error::Source(registry::Error::RangeNotSatisfiable { .. }) => false,
+        Error::Source(RangeNotSatisfiable { .. } | NotFound { .. }) => false,
         Error::Source(_) | Error::Store(_) | Error::Io { .. } | Error::WriteIndex(_) => true,
         Error::Pack(error) => is_local(error),
         _ => false,

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::cause;
 use crate::oci::{Digest, Reference};
 use crate::store::{self, Record, Store, StoreLock, Swept};
 
@@ -84,12 +85,13 @@ fn plan(
     let hex = request.name.strip_prefix("sha256:").unwrap_or(request.name);
     // An ID means every image that has it, however its layers are compressed.
     let is_meant_by_id = by_id && id.hex().starts_with(hex);
-    let mut same_image = store.images()?;
-    same_image.retain(|other| {
-        let same = other.descriptor.digest == record.descriptor.digest
-            || (is_meant_by_id && has_id(store, other, id));
-        same && !before.contains(other)
+    let same_digest = |other: &Record| other.descriptor.digest == record.descriptor.digest;
+    let mut same_id = store.images()?;
+    same_id.retain(|other| {
+        !before.contains(other) && (same_digest(other) || has_id(store, other, id))
     });
+    let mut same_image = same_id.clone();
+    same_image.retain(|other| is_meant_by_id || same_digest(other));
     let gone = meant(request.name, &record, &same_image);
     if gone.is_empty() {
         return Err(Error::NotStored);
@@ -102,10 +104,7 @@ fn plan(
     }
     let last = gone.len() == same_image.len();
     // An image that was compressed in another way has the same ID, and stays.
-    let is_gone = |other: &Record| gone.contains(other) || before.contains(other);
-    let mut others = store.images()?;
-    others.retain(|other| !is_gone(other));
-    let id = match last && others.iter().any(|other| has_id(store, other, id)) {
+    let id = match last && same_id.iter().any(|other| !gone.contains(other)) {
         true => record.descriptor.digest,
         false => id,
     };
@@ -139,10 +138,18 @@ fn plan(
     })
 }
 
-/// Whether an image has this ID. One that cannot be read has none that anybody could see.
+/// Whether an image has this ID, for one of its platforms. One that is damaged is no reason to keep another.
 fn has_id(store: &Store, image: &Record, id: Digest) -> bool {
-    let found = find::load_all(store, image).unwrap_or_default();
-    found.iter().any(|found| found.id() == id)
+    match store.manifests(&image.descriptor) {
+        Ok(manifests) => manifests
+            .iter()
+            .any(|(_, manifest)| manifest.config.digest == id),
+        Err(error) => {
+            let why = cause::chain(&error);
+            log::warn!("{} is not taken into account: {why}", called(image));
+            false
+        }
+    }
 }
 
 /// What an image is called, so that it is found by that.

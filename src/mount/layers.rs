@@ -1,8 +1,9 @@
 //! Directory layers as something to serve: from `lowerdir=` and `upperdir=` to an overlay.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::{Error, Result};
 use super::text::path_text;
@@ -32,11 +33,8 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
     }
     let lowers = open(&options.lowers)?;
     let data_only = open(&options.data_only)?;
-    for (paths, layers) in [(&options.lowers, &lowers), (&options.data_only, &data_only)] {
-        for (path, layer) in paths.iter().zip(layers) {
-            refuse_overlap(path, layer, &options)?;
-        }
-    }
+    let paths = options.lowers.iter().chain(&options.data_only);
+    refuse_overlap(paths.zip(lowers.iter().chain(&data_only)), &options)?;
     let stack_options = StackOptions {
         ids: options.ids.clone(),
         override_key: match options.xattr_permissions {
@@ -65,26 +63,37 @@ pub fn serving(target: Target, mut options: MountOptions) -> Result<Serving> {
     Ok(serving)
 }
 
-/// Refuses a layer that the mount itself would change, as overlayfs does (`ELOOP`): the upper or the work directory,
+/// Refuses layers that the mount itself would change, as overlayfs does (`ELOOP`): the upper or the work directory,
 /// or something in them.
-fn refuse_overlap(path: &Path, layer: &DirectoryLayer, options: &MountOptions) -> Result<()> {
-    let above = layer.root().ancestors(&|_| false);
-    let above = above.map_err(Error::system("cannot look for what is above a layer"))?;
-    for (name, written) in [("upper", &options.upper), ("work", &options.work)] {
-        // What cannot be looked at is refused when it is opened.
-        let Some((written, Ok(looks))) = written.as_ref().map(|it| (it, it.metadata())) else {
-            continue;
-        };
-        let at = above
-            .iter()
-            .position(|id| *id == (looks.dev(), looks.ino()));
-        let (layer, written) = (path.display(), written.display());
-        let reason = match at {
-            None => continue,
-            Some(0) => format!("{layer} is a layer and the {name} directory ({written}) at once"),
-            Some(_) => format!("the layer {layer} lies in the {name} directory {written}"),
-        };
-        return Err(Error::Unsupported(reason));
+fn refuse_overlap<'a>(
+    layers: impl Iterator<Item = (&'a PathBuf, &'a DirectoryLayer)>,
+    options: &MountOptions,
+) -> Result<()> {
+    let written = [("upper", &options.upper), ("work", &options.work)];
+    // What cannot be looked at is refused when it is opened.
+    let written = written.map(|(name, path)| {
+        let path = path.as_ref()?;
+        let looks = path.metadata().ok()?;
+        Some((name, path, (looks.dev(), looks.ino())))
+    });
+    // Layers are often siblings, so what lies above one has been looked at for another.
+    let mut harmless = HashSet::new();
+    for (path, layer) in layers {
+        let above = layer.root().ancestors(&|id| harmless.contains(&id));
+        let above = above.map_err(Error::system("cannot look for what is above a layer"))?;
+        for (name, written, id) in written.iter().flatten() {
+            let at = above.iter().position(|above| above == id);
+            let (layer, written) = (path.display(), written.display());
+            let reason = match at {
+                None => continue,
+                Some(0) => {
+                    format!("{layer} is a layer and the {name} directory ({written}) at once")
+                }
+                Some(_) => format!("the layer {layer} lies in the {name} directory {written}"),
+            };
+            return Err(Error::Unsupported(reason));
+        }
+        harmless.extend(above.into_iter().skip(1));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A container as it is at present, mounted or not, to be read without a mount of one's own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub struct ContainerView {
     pub overlay: Overlay,
     /// The directory that holds its changes.
     pub upper: PathBuf,
+    /// What is in it for mounts only: no changes.
+    pub mount_points: BTreeSet<Vec<u8>>,
     /// The image below.
     pub image: Found,
     /// Whether another process uses it, so that it may change.
@@ -46,6 +49,7 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
     let image = image::find_recorded(store, &record)?;
     let base = image::open(store, &image)?;
     let upper = store.container_upper(name);
+    let mount_points = store.mount_points(name).map_err(image::Error::from)?;
     let work = upper.with_file_name("work");
     let kept = writable::kept(&MountOptions::default(), Readers::Nobody)?;
     let in_use = held.is_none();
@@ -60,6 +64,7 @@ pub fn container_view(store: &Store, name: &str) -> Result<Option<ContainerView>
     Ok(Some(ContainerView {
         overlay,
         upper,
+        mount_points,
         image,
         in_use,
         _held: held,

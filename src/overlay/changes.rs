@@ -41,11 +41,12 @@ struct Place<'a> {
 struct Walk<'a> {
     base: &'a Union,
     marks: Namespace,
-    emit: &'a mut dyn FnMut(Change, &[u8]),
+    found: Vec<(Change, Vec<u8>)>,
 }
 
-/// Tells what the directory `upper`, whose marks are in the namespace `marks`, changes of `base`, with paths from the
-/// root, each directory before what is in it.
+/// Tells what the directory `upper`, whose marks are in the namespace `marks`, changes of `base`: paths from the root
+/// without a leading slash, each directory before what is in it. What `but` names is left out, unless something in it
+/// changed.
 ///
 /// # Errors
 /// What reading either of them reports.
@@ -53,8 +54,8 @@ pub fn changes(
     base: &Union,
     upper: &Path,
     marks: Namespace,
-    emit: &mut dyn FnMut(Change, &[u8]),
-) -> Result<()> {
+    but: &BTreeSet<Vec<u8>>,
+) -> Result<Vec<(Change, Vec<u8>)>> {
     let doing = failed("reading the upper");
     let root = RootFd::open(upper)
         .and_then(|root| root.listable(b""))
@@ -67,7 +68,28 @@ pub fn changes(
         before: Some(NodeNumber::ROOT),
         path: b"",
     };
-    Walk { base, marks, emit }.directory(&place)
+    let mut walk = Walk {
+        base,
+        marks,
+        found: Vec::new(),
+    };
+    walk.directory(&place)?;
+    Ok(without(walk.found, but))
+}
+
+/// Leaves out what `but` names where nothing that stays is in it.
+fn without(found: Vec<(Change, Vec<u8>)>, but: &BTreeSet<Vec<u8>>) -> Vec<(Change, Vec<u8>)> {
+    let mut kept: Vec<(Change, Vec<u8>)> = Vec::new();
+    for (change, path) in found.into_iter().rev() {
+        let below = kept
+            .last()
+            .and_then(|(_, last)| last.strip_prefix(path.as_slice()));
+        if !but.contains(&path) || below.is_some_and(|rest| rest.starts_with(b"/")) {
+            kept.push((change, path));
+        }
+    }
+    kept.reverse();
+    kept
 }
 
 impl Walk<'_> {
@@ -84,7 +106,10 @@ impl Walk<'_> {
         }
         for name in names {
             let in_upper = own.get(&name).copied();
-            let path = [place.path, b"/", &name].concat();
+            let path = match place.path {
+                b"" => name.clone(),
+                above => [above, b"/", &name].concat(),
+            };
             let (before, below) = (
                 self.child(place.before, &name)?,
                 self.child(place.below, &name)?,
@@ -92,7 +117,7 @@ impl Walk<'_> {
             let is_there = in_upper.map_or(below.is_some(), |kind| kind.is_some());
             if !is_there {
                 if before.is_some() {
-                    (self.emit)(Change::Deleted, &path);
+                    self.found.push((Change::Deleted, path));
                 }
                 continue;
             }
@@ -100,7 +125,7 @@ impl Walk<'_> {
                 Some(_) => Change::Changed,
                 None => Change::Added,
             };
-            (self.emit)(change, &path);
+            self.found.push((change, path.clone()));
             let directory_of = |found: Option<(NodeNumber, FileKind)>| {
                 found
                     .filter(|(_, kind)| *kind == FileKind::Directory)
@@ -211,4 +236,31 @@ fn entries(
         found.insert(name, kind.filter(|_| !whiteout));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_left_out_stays_where_something_in_it_changed() {
+        let rows = |paths: &[&str]| -> Vec<(Change, Vec<u8>)> {
+            let row = |path: &&str| (Change::Changed, path.as_bytes().to_vec());
+            paths.iter().map(row).collect()
+        };
+        let but = ["a", "a/b", "a/b/c", "ab", "d"];
+        let but = but.iter().map(|path| path.as_bytes().to_vec()).collect();
+        for (found, kept) in [
+            (&["a", "a/b", "a/b/c"][..], &[][..]),
+            (&["a", "a/b", "a/b/c", "a/x", "ab"], &["a", "a/x"]),
+            (
+                &["a", "a/b", "a/b/c", "a/b/c/d", "d"],
+                &["a", "a/b", "a/b/c", "a/b/c/d"],
+            ),
+            (&["a", "ab", "ab/x"], &["ab", "ab/x"]),
+            (&["x"], &["x"]),
+        ] {
+            assert_eq!(without(rows(found), &but), rows(kept));
+        }
+    }
 }

@@ -283,6 +283,9 @@ impl Engine {
         } else if node.kind != FileKind::Symlink && !self.upper.override_stat && !has_mode {
             self.upper.set_permissions(at, owner.permissions)?;
         }
+        if has_acl && wish.permissions.is_some() {
+            self.acl_follows_mode(at, owner.permissions)?;
+        }
         let time = |time: Timestamp| NewTime::Set(time.seconds, time.nanoseconds);
         at.set_times(
             wish.times.0.unwrap_or(time(base.atime)),

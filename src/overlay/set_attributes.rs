@@ -81,8 +81,9 @@ impl Engine {
             self.upper.set_owner(at, uid, gid)?;
         }
         if let Some(permissions) = permissions {
-            self.upper
-                .change_permissions(at, node.kind, permissions & 0o7777)?;
+            let permissions = permissions & 0o7777;
+            self.upper.change_permissions(at, node.kind, permissions)?;
+            self.acl_follows_mode(at, permissions)?;
         }
         if changes_times {
             let new = |time: Option<TimeChange>| time.map_or(NewTime::Keep, new_time);

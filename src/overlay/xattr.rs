@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use nix::errno::Errno;
 
+use super::acl;
 use super::copy_up::Want;
 use super::engine::Engine;
 use super::node::Stage;
@@ -18,7 +19,10 @@ use crate::union::{NodeNumber, Result};
 
 const ESCAPE: &[u8] = b"user.containers.override_";
 const STAT: &[u8] = b"user.containers.override_stat";
-const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+/// What names of attributes begin with.
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
+const ACLS: [&[u8]; 2] = [ACCESS_ACL, b"system.posix_acl_default"];
 
 impl Engine {
     /// The name under which the upper keeps an attribute; none if users cannot have it.
@@ -118,6 +122,10 @@ impl Engine {
         change: XattrChange,
     ) -> Result<()> {
         let stored = self.stored_name(name).ok_or(Errno::EPERM)?;
+        // Elsewhere the file system of the upper knows.
+        if self.upper.override_stat && !NAMESPACES.iter().any(|it| name.starts_with(it)) {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         let value = self.stored_value(name, value)?;
         let flags = match change {
             XattrChange::Set => 0,
@@ -136,9 +144,41 @@ impl Engine {
         self.copy_up(&node, Want::Attributes)?;
         let _still = self.still();
         let reach = self.upper.reach(&node)?;
-        let set = reach.at().set_xattr(&stored, &value, flags);
+        let at = reach.at();
+        let mut is_kept = true;
+        if self.upper.override_stat && name == ACCESS_ACL {
+            let now = self.upper.looks(at)?.owner.permissions;
+            let (permissions, says_more) = acl::mode_of(&value, now).ok_or(Errno::EINVAL)?;
+            self.upper.change_permissions(at, node.kind, permissions)?;
+            is_kept = says_more;
+        }
+        let set = match is_kept {
+            true => at.set_xattr(&stored, &value, flags),
+            false => match at.remove_xattr(&stored) {
+                Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+                removed => removed,
+            },
+        };
         node.forget_inheritance();
         set.map_err(failed("setting an extended attribute in the upper"))
+    }
+
+    /// Has the ACL of an object of a plain user's upper say what its new mode says.
+    pub(super) fn acl_follows_mode(&self, at: At<'_>, permissions: u16) -> Result<()> {
+        let Some(stored) = self
+            .stored_name(ACCESS_ACL)
+            .filter(|_| self.upper.override_stat)
+        else {
+            return Ok(());
+        };
+        let doing = failed("changing an ACL in the upper");
+        let Some(acl) = at.xattr(&stored).map_err(&doing)? else {
+            return Ok(());
+        };
+        match acl::with_mode(&acl, permissions) {
+            Some(changed) if changed != acl => at.set_xattr(&stored, &changed, 0).map_err(doing),
+            _ => Ok(()),
+        }
     }
 
     /// See [`super::Overlay::remove_xattr`].

@@ -28,6 +28,7 @@ mod pipeline;
 mod reader;
 mod sink;
 mod sparse;
+mod tar_split;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -38,5 +39,6 @@ pub use compression::Compression;
 pub use directory::{Skipped, write_directory};
 pub use error::{Error, Escaped, Problem};
 pub use limits::Limits;
+pub use tar_split::write_tar_split;
 pub use unpack::{Packed, Progress, Statistics, pack_archive, pack_layer, uncompressed_digest};
 pub use writer::{TarEntry, TarKind, TarWriter};

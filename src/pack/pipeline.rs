@@ -50,6 +50,8 @@ pub(super) struct Stream<'scope, 'env, R: Read> {
     hash: Sha256,
     uncompressed: u64,
     compressed: u64,
+    /// What was consumed, if that is wanted.
+    copy: Option<Vec<u8>>,
 }
 
 impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
@@ -73,7 +75,31 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
             hash: Sha256::new(),
             uncompressed: 0,
             compressed: 0,
+            copy: None,
         })
+    }
+
+    /// Keeps what is consumed, for [`Stream::copied`].
+    pub(super) fn copying(mut self) -> Self {
+        self.copy = Some(Vec::new());
+        self
+    }
+
+    /// What was consumed since this was last called.
+    pub(super) fn copied(&mut self) -> Vec<u8> {
+        self.copy.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// How many bytes [`Stream::copied`] would give.
+    pub(super) fn copied_length(&self) -> usize {
+        self.copy.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Goes past what is at hand; `false` at the end of the stream.
+    pub(super) fn advance(&mut self) -> Result<bool, Error> {
+        let count = self.fill()?.len();
+        self.consume(count);
+        Ok(count > 0)
     }
 
     /// Bytes of the stream before the next one.
@@ -95,7 +121,11 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
 
     /// Goes past `count` bytes of what [`Stream::fill`] gave.
     pub(super) fn consume(&mut self, count: usize) {
-        self.at += count.min(self.end - self.at);
+        let end = self.at + count.min(self.end - self.at);
+        if let Some(copy) = &mut self.copy {
+            copy.extend_from_slice(self.bytes.get(self.at..end).unwrap_or_default());
+        }
+        self.at = end;
     }
 
     /// Reads to the end, where there may be nothing but zeros.

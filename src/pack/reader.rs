@@ -66,6 +66,11 @@ impl<'scope, 'env, R: Read + Send + 'scope> Archive<'scope, 'env, R> {
         self.stream.progress().is_cancelled()
     }
 
+    /// The stream that it is read from.
+    pub(super) fn stream(&mut self) -> &mut Stream<'scope, 'env, R> {
+        &mut self.stream
+    }
+
     /// The stream behind the end of the archive.
     pub(super) fn into_stream(self) -> Stream<'scope, 'env, R> {
         self.stream

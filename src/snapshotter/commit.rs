@@ -1,6 +1,7 @@
 //! Turns an active snapshot into one that others build on.
 
-use super::{Error, Kind, Labels, Result, Snapshotter, Usage, usage};
+use super::{Error, Kind, Labels, Result, Snapshotter};
+use crate::store::Usage;
 
 impl Snapshotter {
     /// Commits the active snapshot `key` as `name`. Its labels become those given. `parent`, unless
@@ -15,7 +16,7 @@ impl Snapshotter {
     pub fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
         let usage = match self.metadata.record(key) {
             Ok(record) if record.kind == Kind::Active => {
-                let usage = usage::of_tree(&self.store.snapshot(record.number).upper())?;
+                let usage = Usage::of_tree(&self.store.snapshot(record.number).upper())?;
                 self.store.sync()?;
                 usage
             }

@@ -49,15 +49,6 @@ pub struct Info {
     pub labels: Labels,
 }
 
-/// What a snapshot takes of the disk, without those it builds on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Allocated bytes.
-    pub bytes: u64,
-    /// Inodes.
-    pub inodes: u64,
-}
-
 /// A mount that containerd is asked to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {

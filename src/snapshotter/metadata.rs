@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::database;
 use super::filter::Filter;
-use super::{Error, Info, Kind, Labels, Result, Usage};
+use super::{Error, Info, Kind, Labels, Result};
+use crate::store::Usage;
 
 /// Name → record.
 const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots");

@@ -39,7 +39,6 @@ mod served;
 #[cfg(test)]
 mod tests;
 pub mod transport;
-mod usage;
 mod writable;
 
 use std::path::PathBuf;
@@ -47,10 +46,10 @@ use std::sync::atomic::AtomicBool;
 
 pub use error::{Error, Result};
 pub use images::Remote;
-pub use info::{Info, Kind, Labels, Mount, Usage};
+pub use info::{Info, Kind, Labels, Mount};
 
 use crate::options::WritableLayer;
-use crate::store::Store;
+use crate::store::{Store, Usage};
 use filter::Filter;
 use images::Images;
 use metadata::Metadata;
@@ -130,12 +129,15 @@ impl Snapshotter {
     /// What a snapshot takes of the disk: of a committed one as it was then.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Io`] or [`Error::Database`].
+    /// [`Error::NotFound`], [`Error::Store`] or [`Error::Database`].
     pub fn usage(&self, key: &str) -> Result<Usage> {
         let record = self.metadata.record(key)?;
         match record.usage {
             Some(usage) => Ok(usage),
-            None => usage::of_tree(&self.store.snapshot(record.number).upper()),
+            None => {
+                let upper = self.store.snapshot(record.number).upper();
+                Ok(Usage::of_tree(&upper)?)
+            }
         }
     }
 }

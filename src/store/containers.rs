@@ -1,7 +1,7 @@
 //! Containers: named writable layers over images.
 //!
 //! ```text
-//! containers/<name>/  container.json, lock, upper/, work/
+//! containers/<name>/  container.json, mount-points.json, lock, upper/, work/
 //! ```
 //!
 //! # Invariants
@@ -10,9 +10,8 @@
 //! * The kernel uses it as long as it is the upper directory of an overlay, even if the process was
 //!   killed that held the lock for that.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -239,10 +238,10 @@ impl Store {
     /// [`Error::ContainerExists`] or [`Error::Io`].
     pub fn create_container(&self, name: &str, record: ContainerRecord) -> Result<Container> {
         let parent = self.containers_path();
-        make_directory(&parent, true)?;
+        files::make_directory(&parent, 0o700, true)?;
         let staging = self.staging()?;
         for part in ["upper", "work"] {
-            make_directory(&staging.path().join(part), false)?;
+            files::make_directory(&staging.path().join(part), 0o700, false)?;
         }
         // The root of the upper is seen as the root of the container.
         let upper = staging.path().join("upper");
@@ -357,14 +356,7 @@ impl Store {
 }
 
 fn read_record(directory: &Path) -> Result<Option<ContainerRecord>> {
-    let path = directory.join("container.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| Error::json(error, &path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(error, "reading", &path)),
-    }
+    files::read_json(&directory.join("container.json"))
 }
 
 /// Whether the kernel's overlay writes to a container in a mount that can be seen from here.
@@ -375,14 +367,6 @@ fn is_written_by_the_kernel(directory: &Path) -> Result<bool> {
     Ok(mounts
         .iter()
         .any(|mount| mount.upper().as_ref() == Some(&upper)))
-}
-
-fn make_directory(path: &Path, recursive: bool) -> Result<()> {
-    let made = DirBuilder::new()
-        .recursive(recursive)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|error| Error::io(error, "making", path))
 }
 
 #[cfg(test)]

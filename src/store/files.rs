@@ -1,17 +1,44 @@
 //! Files that appear whole or not at all.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::garbage::names;
+use serde::de::DeserializeOwned;
+
 use super::reserve::{self, Reserved};
 use super::{Error, Result};
 
 /// Temporary files of [`write_file`] end so; those of killed processes are garbage.
 pub(super) const TEMPORARY: &str = ".new";
+
+/// Reads a JSON file of the store; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Json`].
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::json(error, path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(error, "reading", path)),
+    }
+}
+
+/// Makes a directory of the store, if `recursive` with those above it, and then there may be one already.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn make_directory(path: &Path, mode: u32, recursive: bool) -> Result<()> {
+    let made = DirBuilder::new()
+        .recursive(recursive)
+        .mode(mode)
+        .create(path);
+    made.map_err(|error| Error::io(error, "making", path))
+}
 
 /// Writes a file of the store durably under a temporary name and renames it into place.
 ///
@@ -181,29 +208,6 @@ pub(super) fn remove_in_place(directory: &Path) -> Result<()> {
 }
 
 /// Makes a directory that nobody can remove, not even root, until the result is dropped.
-/// Bytes that a file or directory tree occupies.
-pub(super) fn allocated_bytes(path: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
-    while let Some(path) = pending.pop() {
-        let metadata = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            // What another process works on comes and goes.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io(error, "reading", &path)),
-        };
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            match names(&path) {
-                Ok(children) => pending.extend(children.into_iter().map(|name| path.join(name))),
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 pub(super) fn stuck_in_tests(directory: &Path) -> impl Drop + use<> {
     use std::os::unix::fs::PermissionsExt;

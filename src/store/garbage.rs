@@ -13,9 +13,10 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::files::allocated_bytes;
 use super::tidy::RESUMABLE;
-use super::{Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, files, reserve};
+use super::{
+    Error, LeaseKind, LeaseRecord, Record, Result, Store, StoreLock, Usage, files, reserve,
+};
 use crate::cause;
 use crate::oci::{ChainId, DiffId, Digest, Document, ImageConfig, Manifest};
 
@@ -158,7 +159,7 @@ impl Store {
         let mut garbage = Swept::default();
         for object in self.objects()? {
             if before.contains(&object) && !after.contains(&object) {
-                garbage.bytes += allocated_bytes(&self.object_path(&object))?;
+                garbage.bytes += Usage::of_tree(&self.object_path(&object))?.bytes;
                 garbage.objects.push(object);
             }
         }
@@ -312,7 +313,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn discard(&self, object: &Object) -> Result<u64> {
         let path = self.object_path(object);
-        let size = allocated_bytes(&path)?;
+        let size = Usage::of_tree(&path)?.bytes;
         self.trash(&path)?;
         Ok(size)
     }

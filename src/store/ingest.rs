@@ -134,8 +134,7 @@ impl Ingest {
     pub fn fresh_layer(&self) -> Result<PathBuf> {
         let path = self.directory.join("layer");
         files::remove_tree_if_there(&path)?;
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| Error::io(error, "making", &path))?;
+        files::make_directory(&path, 0o700, false)?;
         Ok(path)
     }
 

@@ -167,7 +167,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`], but for a full disk, on which something must be removed first.
-    pub(super) fn expect_garbage(&self) -> Result<()> {
+    pub fn expect_garbage(&self) -> Result<()> {
         let path = self.root().join("leases/garbage");
         let noted = OpenOptions::new()
             .create(true)

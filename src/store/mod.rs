@@ -6,7 +6,7 @@
 //!   store.json                                   the version of the rest
 //!   layers/sha256/<diffID>/  index, pack, files/<n>, layer.json
 //!   chains/sha256/<chainID>/ index
-//!   containers/<name>/       upper/, work/, container.json, lock
+//!   containers/<name>/       upper/, work/, container.json, mount-points.json, lock
 //!   served/                  lock, <manifest>/: mounts of images that containers share
 //!   snapshots/<number>/      fs/, work/, image.json: of the containerd snapshotter
 //!   ingest/<algorithm>-<hex>/                    a blob on its way, locked while in use
@@ -42,6 +42,7 @@ mod ingest;
 mod layers;
 mod lease;
 mod leased;
+mod mount_points;
 mod rebuild;
 mod reserve;
 mod snapshots;
@@ -49,6 +50,7 @@ mod staging;
 mod sync;
 mod tidy;
 mod uploads;
+mod usage;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -71,6 +73,7 @@ pub use snapshots::{SnapshotDirectory, SnapshotImage};
 pub use staging::Staging;
 pub use sync::Syncer;
 pub use uploads::UploadFile;
+pub use usage::Usage;
 
 /// The result of an operation on a store.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -13,9 +13,7 @@
 //! # Invariants
 //! * A snapshot with `image.json` keeps that image for as long as its directory is there.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -74,7 +72,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn create_snapshots(&self) -> Result<PathBuf> {
         let path = self.snapshots_path();
-        make(&path, 0o700, true)?;
+        files::make_directory(&path, 0o700, true)?;
         Ok(path)
     }
 
@@ -90,10 +88,10 @@ impl Store {
     /// [`Error::Io`]; what was made is garbage then.
     pub fn create_snapshot(&self, number: u64) -> Result<SnapshotDirectory> {
         let directory = self.snapshot(number);
-        make(&directory.0, 0o700, false)?;
-        make(&directory.work(), 0o700, false)?;
+        files::make_directory(&directory.0, 0o700, false)?;
+        files::make_directory(&directory.work(), 0o700, false)?;
         let upper = directory.upper();
-        make(&upper, 0o755, false)?;
+        files::make_directory(&upper, 0o755, false)?;
         // Whatever the umask and the ACLs above are: it is seen as the root of a container.
         WritableDir::open(&upper)
             .and_then(|directory| directory.at(b"").remove_acls())
@@ -114,8 +112,8 @@ impl Store {
         image: &SnapshotImage,
     ) -> Result<SnapshotDirectory> {
         let directory = self.snapshot(number);
-        make(&directory.0, 0o700, false)?;
-        make(&directory.image(), 0o700, false)?;
+        files::make_directory(&directory.0, 0o700, false)?;
+        files::make_directory(&directory.image(), 0o700, false)?;
         let path = directory.0.join(RECORD);
         let bytes = serde_json::to_vec(image).map_err(|error| Error::json(error, &path))?;
         files::write_file(self.root(), &path, &bytes)?;
@@ -128,7 +126,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`].
     pub fn snapshot_image(&self, number: u64) -> Result<Option<SnapshotImage>> {
-        read(&self.snapshot(number).0)
+        files::read_json(&self.snapshot(number).0.join(RECORD))
     }
 
     /// The images that snapshots stand for.
@@ -168,25 +166,6 @@ impl Store {
 
 /// The file that names the image of a snapshot.
 const RECORD: &str = "image.json";
-
-fn read(directory: &Path) -> Result<Option<SnapshotImage>> {
-    let path = directory.join(RECORD);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| Error::json(error, &path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(error, "reading", &path)),
-    }
-}
-
-fn make(path: &Path, mode: u32, recursive: bool) -> Result<()> {
-    let made = DirBuilder::new()
-        .recursive(recursive)
-        .mode(mode)
-        .create(path);
-    made.map_err(|error| Error::io(error, "making", path))
-}
 
 #[cfg(test)]
 mod tests {

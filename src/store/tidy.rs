@@ -10,9 +10,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::files::allocated_bytes;
 use super::garbage::names;
-use super::{Error, LeaseRecord, Record, Result, Store, StoreLock, files};
+use super::{Error, LeaseRecord, Record, Result, Store, StoreLock, Usage, files};
 use crate::oci::{ChainId, DiffId, Digest};
 
 /// How long an interrupted pull is kept for whoever wants to go on with it.
@@ -121,9 +120,9 @@ impl Store {
     pub fn drop_interrupted(&self) -> Result<u64> {
         let lock = self.lock()?;
         let ingests = self.root().join("ingest");
-        let before = allocated_bytes(&ingests)?;
+        let before = Usage::of_tree(&ingests)?.bytes;
         self.sweep_ingests_older(SystemTime::UNIX_EPOCH, Duration::ZERO)?;
-        let after = allocated_bytes(&ingests)?;
+        let after = Usage::of_tree(&ingests)?.bytes;
         drop(lock);
         self.empty_trash()?;
         // A pull that goes on meanwhile receives more than is dropped, perhaps.

@@ -12,9 +12,10 @@ use super::made::{Made, store_image};
 use super::reclaim::{Small, noise};
 use super::saving::{Podman, load, save};
 use super::support::{
-    Need, Store, User, command_as, compare_tree, fail, odd_image, require, succeed, temp_dir,
+    MountGuard, Need, Store, User, command_as, compare_tree, fail, odd_image, require, succeed,
+    temp_dir,
 };
-use super::{import, layout, names};
+use super::{import, import_from, layout, names};
 
 /// A script that changes a mount of the odd image in every way, as whoever runs it.
 const CHANGES: &str = r#"
@@ -45,7 +46,7 @@ fn change(mount: &Path, user: User) {
 }
 
 /// `plyfs mount --name NAME [IMAGE] MOUNTPOINT`, unmounted with the result.
-fn container<'a>(store: &'a Store, words: &[&str]) -> super::support::MountGuard<'a> {
+fn container<'a>(store: &'a Store, words: &[&str]) -> MountGuard<'a> {
     let mut command = store.command(["mount", "--name"]);
     succeed(command.args(words).arg(store.mountpoint()));
     store.guard()
@@ -123,7 +124,7 @@ fn a_committed_container_of_root() {
     let archive = store.root().with_file_name("web.tar.zst");
     for (what, name) in [("web", "again:container"), ("new:idle", "again:image")] {
         succeed(store.command(["export", what, "-o"]).arg(&archive));
-        store.run(["import".as_ref(), archive.as_os_str(), name.as_ref()]);
+        import_from(&store, &archive, name);
         let mount = store.mount(name, &[]);
         compare_tree(User::Same, &[], mount.path(), &expected);
         mount.unmount();
@@ -156,11 +157,7 @@ fn a_container_that_the_kernel_has_written_to() {
             .unwrap();
         }
     }
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "tree:1".as_ref(),
-    ]);
+    import_from(&store, tree.path(), "tree:1");
     container(&store, &["web", "tree:1"]).unmount();
     let lower = temp_dir();
     let image = store.mount_on("tree:1", lower.path(), &["as_lower"]);
@@ -206,11 +203,7 @@ fn hard_links_of_the_image() {
     fs::write(tree.path().join("one"), "old").unwrap();
     fs::hard_link(tree.path().join("one"), tree.path().join("two")).unwrap();
     fs::hard_link(tree.path().join("one"), tree.path().join("below/three")).unwrap();
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "linked:1".as_ref(),
-    ]);
+    import_from(&store, tree.path(), "linked:1");
     let mount = container(&store, &["web", "linked:1"]);
     fs::write(mount.path().join("one"), "new").unwrap();
     fs::remove_file(mount.path().join("two")).unwrap();
@@ -224,8 +217,8 @@ fn hard_links_of_the_image() {
     assert!(!mount.path().join("two").exists());
 }
 
-/// An image with x/a and sec/b, two names of one file; sec is of another owner and time.
-fn linked_image(store: &Store) {
+/// A container of an image with x/a and sec/b, two names of one file; sec is of another owner and time.
+fn linked_container(store: &Store) -> MountGuard<'_> {
     let tree = temp_dir();
     let at = |name: &str| tree.path().join(name);
     fs::create_dir(at("x")).unwrap();
@@ -236,23 +229,15 @@ fn linked_image(store: &Store) {
     fs::set_permissions(at("sec"), fs::Permissions::from_mode(0o2750)).unwrap();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     File::open(at("sec")).unwrap().set_modified(time).unwrap();
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "linked:1".as_ref(),
-    ]);
+    import_from(store, tree.path(), "linked:1");
+    container(store, &["web", "linked:1"])
 }
 
 /// What podman has at some paths of an image of the store: owner, mode, time and number of names.
 fn seen_by_podman(store: &Store, image: &str, paths: &[&str]) -> String {
     let archive = save(store, "podman.tar", &[image]);
     let podman = Podman::new();
-    podman.run([
-        "load".as_ref(),
-        "-q".as_ref(),
-        "-i".as_ref(),
-        archive.as_os_str(),
-    ]);
+    podman.load(&archive);
     let seen = podman.run(["image", "mount", image]);
     let mut stat = Command::new("stat");
     stat.arg("--format=%n %u:%g %a %Y %h").args(paths);
@@ -267,8 +252,7 @@ fn regression_directories_of_other_names_are_in_the_layer() {
         return;
     }
     let store = Store::new();
-    linked_image(&store);
-    let mount = container(&store, &["web", "linked:1"]);
+    let mount = linked_container(&store);
     fs::write(mount.path().join("x/a"), "two").unwrap();
     commit(&store, &["web", "docker.io/library/linked:2"]);
     mount.unmount();
@@ -285,8 +269,7 @@ fn regression_hard_links_out_of_a_renamed_directory() {
         return;
     }
     let store = Store::new();
-    linked_image(&store);
-    let mount = container(&store, &["web", "linked:1"]);
+    let mount = linked_container(&store);
     fs::rename(mount.path().join("sec"), mount.path().join("sec2")).unwrap();
     commit(&store, &["web", "docker.io/library/linked:2"]);
     mount.unmount();
@@ -315,11 +298,7 @@ fn the_layer_is_understood_by_other_tools() {
         fs::write(directory.join("file"), format!("{n}")).unwrap();
         fs::write(directory.join("../other"), noise(2000)).unwrap();
     }
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "tree:1".as_ref(),
-    ]);
+    import_from(&store, tree.path(), "tree:1");
     let mount = container(&store, &["web", "tree:1"]);
     change(mount.path(), User::Same);
     fs::remove_file(mount.path().join("made/socket")).unwrap();
@@ -352,12 +331,7 @@ fn the_layer_is_understood_by_other_tools() {
     compare_tree(User::Same, &[], &bundle.join("rootfs"), &expected);
 
     let podman = Podman::new();
-    podman.run([
-        "load".as_ref(),
-        "-q".as_ref(),
-        "-i".as_ref(),
-        archive.as_os_str(),
-    ]);
+    podman.load(&archive);
     // And what podman writes comes back.
     let from_podman = unpacked.path().join("podman.tar").display().to_string();
     podman.run([

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::made::{Layout, Made};
 use super::support::{Need, Store, plyfs_program, require, succeed, text, wait_for};
-use super::{import, layout, names};
+use super::{import, import_from, layout, names};
 
 #[test]
 fn regression_a_damaged_list_of_images_is_made_again() {
@@ -132,7 +132,7 @@ fn import_twice(store: &Store) -> PathBuf {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&plain).unwrap();
     fs::write(&file, gzip.finish().unwrap()).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), "two:1".as_ref()]);
+    import_from(store, &file, "two:1");
     let layers = names(store, "layers/sha256");
     assert_eq!(layers.len(), 1);
     store.root().join("layers/sha256").join(&layers[0])

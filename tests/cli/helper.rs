@@ -4,23 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::layout;
+use super::odd_store;
 use super::support::{
-    Need, Store, User, command_as, compare_tree, fail, helper_program, is_mounted, odd_image,
-    require, succeed, temp_dir,
+    Need, User, command_as, compare_tree, fail, helper_program, is_mounted, odd_image, require,
+    succeed, temp_dir,
 };
-
-fn stored() -> Store {
-    let store = Store::new();
-    store.run([
-        "pull",
-        "-q",
-        &layout(&odd_image().layout, "odd"),
-        "--name",
-        "odd",
-    ]);
-    store
-}
 
 /// mount(8) finds its helpers in /sbin only, so a private /usr/sbin lends it one.
 const OWN_HELPERS: &str = r#"
@@ -56,7 +44,7 @@ fn by_mount_8() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, work) = (stored(), temp_dir());
+    let (store, work) = (odd_store(), temp_dir());
     let mut command = with_own_helpers(MOUNT_8, work.path());
     command
         .env("store", store.root())
@@ -77,7 +65,7 @@ fn by_mount_fuse3() {
     ]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let places = format!(
         "{}:{}",
         helper_program().parent().unwrap().display(),
@@ -186,16 +174,18 @@ fn by_podman_with_an_upper_directory() {
     assert!(work.path().join("u/new0").exists() && work.path().join("u/new1").exists());
 }
 
+/// What tests need that mount through mount.fuse3.
+const MOUNT_FUSE3: &[Need] = &[
+    Need::Root,
+    Need::Fuse,
+    Need::Helper,
+    Need::Program("mount.fuse3"),
+];
+
 /// As containerd mounts the snapshots of a fuse-overlayfs snapshotter.
 #[test]
 fn by_containerd_with_an_upper_directory() {
-    let needs = [
-        Need::Root,
-        Need::Fuse,
-        Need::Helper,
-        Need::Program("mount.fuse3"),
-    ];
-    if !require(&needs) {
+    if !require(MOUNT_FUSE3) {
         return;
     }
     let work = layers();
@@ -231,13 +221,7 @@ fn by_containerd_with_an_upper_directory() {
 /// mount.fuse3 opens the device itself, mounts, and passes `/dev/fd/N`.
 #[test]
 fn on_a_device_that_somebody_else_has_mounted() {
-    let needs = [
-        Need::Root,
-        Need::Fuse,
-        Need::Helper,
-        Need::Program("mount.fuse3"),
-    ];
-    if !require(&needs) {
+    if !require(MOUNT_FUSE3) {
         return;
     }
     let work = layers();
@@ -292,7 +276,7 @@ fn the_store_is_where_the_environment_or_the_options_say() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, target) = (stored(), temp_dir());
+    let (store, target) = (odd_store(), temp_dir());
     let mount = |options: &str, root: Option<PathBuf>| {
         let mut command = command_as(User::Same, helper_program());
         command.args(["odd", "-o", options]).arg(target.path());
@@ -327,7 +311,7 @@ fn flags_of_a_mount_change_by_remount() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let (store, work, tree) = (stored(), temp_dir(), layers());
+    let (store, work, tree) = (odd_store(), temp_dir(), layers());
     let script = r#"
         flags() { findmnt -no VFS-OPTIONS "$1"; }
         mount -t plyfs odd "$mnt" -o "ro,root=$store"
@@ -362,7 +346,7 @@ fn regression_mount_a_mounts_a_short_name_once() {
     if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let script = r#"
         printf 'odd %s plyfs ro,root=%s 0 0\n' "$mnt" "$store" > "$table"
         for round in 1 2; do mount -a -T "$table"; done
@@ -379,12 +363,74 @@ fn regression_mount_a_mounts_a_short_name_once() {
     assert_eq!(super::support::text(&succeed(&mut command)).trim(), "odd");
 }
 
+/// Lines of fstab that name a container, by everything that mount(8) does with them.
+const CONTAINERS_OF_FSTAB: &str = r#"
+count() { grep -c " $mnt " /proc/self/mounts || true; }
+line() { printf 'odd %s plyfs root=%s,name=%s,writable=%s,nofail 0 0\n' "$mnt" "$store" "$1" "$writable"; }
+line web > "$table"
+for how in "-T $table $mnt" "-a -T $table" "-T $table odd"; do
+    mount $how
+    # A second one finds it mounted.
+    mount -a -T "$table"
+    test "$(count)" = 1
+    test "$(findmnt -no SOURCE "$mnt")" = odd
+    echo "$how" >> "$mnt/kept"
+    mount -o remount,ro "$mnt"
+    ! (echo refused > "$mnt/kept") 2>/dev/null
+    findmnt -no OPTIONS "$mnt" | grep -q '^ro\b'
+    mount -o remount,rw,nodev "$mnt"
+    echo again >> "$mnt/kept"
+    findmnt -no OPTIONS "$mnt" | grep -q nodev
+    # Somewhere else it is in use.
+    mkdir -p "$work/else"
+    status=0
+    mount -t plyfs odd "$work/else" -o "root=$store,name=web,writable=$writable" 2> "$work/said" || status=$?
+    test "$status" = 32
+    grep -q 'in use' "$work/said"
+    umount "$mnt"
+    test "$(count)" = 0
+done
+mount -T "$table" "$mnt"
+test "$(grep -c . "$mnt/kept")" = 6
+findmnt -no FSTYPE "$mnt"
+umount "$mnt"
+# One of two lines fails: some succeeded.
+{ line web; printf 'absent %s plyfs root=%s,name=none 0 0\n' "$work/else" "$store"; } > "$table"
+status=0
+mount -a -T "$table" 2> "$work/said" || status=$?
+test "$status" = 64
+grep -q absent "$work/said"
+umount "$mnt"
+status=0
+mount -T "$table" "$work/else" 2>/dev/null || status=$?
+test "$status" = 32
+"#;
+
+#[test]
+fn containers_of_fstab() {
+    if !require(&[Need::Root, Need::Fuse, Need::Helper]) {
+        return;
+    }
+    for (writable, kind) in [("fuse", "fuse.plyfs"), ("kernel", "overlay")] {
+        let (store, work, table) = (odd_store(), temp_dir(), temp_dir());
+        let mut command = with_own_helpers(CONTAINERS_OF_FSTAB, work.path());
+        command
+            .env("store", store.root())
+            .env("mnt", store.mountpoint())
+            .env("writable", writable)
+            .env("table", table.path().join("fstab"));
+        let said = super::support::text(&succeed(&mut command));
+        assert_eq!(said.trim(), kind);
+        store.run(["container", "rm", "web"]);
+    }
+}
+
 #[test]
 fn regression_options_of_a_writable_layer_are_refused_without_one() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let root = store.root();
     for option in ["volatile", "metacopy=on", "redirect_dir=on", "workdir=/tmp"] {
         let options = format!("ro,{option},strict,root={}", root.display());
@@ -408,7 +454,7 @@ fn writing_to_an_image_is_not_promised() {
     if !require(&[Need::Fuse, Need::Helper]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let root = format!("rw,root={}", store.root().display());
     let mut command = command_as(User::Same, helper_program());
     let output = succeed(command.args(["odd", "-o", &root]).arg(store.mountpoint()));
@@ -437,7 +483,7 @@ fn a_store_that_cannot_be_written_is_mounted_from() {
         return;
     }
     for chains in [true, false] {
-        let store = stored();
+        let store = odd_store();
         if !chains {
             fs::remove_dir_all(store.root().join("chains/sha256")).unwrap();
             fs::create_dir(store.root().join("chains/sha256")).unwrap();
@@ -540,7 +586,7 @@ fn failures_have_the_status_that_mount_8_expects() {
     if !require(&[Need::Helper]) {
         return;
     }
-    let (store, directory) = (stored(), temp_dir());
+    let (store, directory) = (odd_store(), temp_dir());
     let root = format!("root={}", store.root().display());
     let helper = || Command::new(helper_program());
     fail(&mut helper(), 1);

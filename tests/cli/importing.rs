@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::support::{Need, Store, fail, require, succeed};
-use super::{archive, names};
+use super::{archive, import_from, names};
 
 fn file(store: &Store, name: &str, content: &[u8]) -> PathBuf {
     let path = store.root().with_file_name(name);
@@ -41,7 +41,7 @@ fn regression_an_archive_that_was_cut_is_refused() {
     assert!(names(&store, "layers/sha256").is_empty());
     let padded = [whole, vec![0; 10240]].concat();
     let path = file(&store, "padded", &padded);
-    store.run(["import".as_ref(), path.as_os_str(), "padded:1".as_ref()]);
+    import_from(&store, &path, "padded:1");
     assert_eq!(store.stdout(["cat", "padded:1:/b"]), "second");
 }
 
@@ -114,11 +114,7 @@ fn regression_sparse_files_stay_sparse() {
     let sparse = fs::File::create(tree.path().join("sparse")).unwrap();
     sparse.set_len(64 << 20).unwrap();
     sparse.write_all_at(b"middle", 32 << 20).unwrap();
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "directory:1".as_ref(),
-    ]);
+    import_from(&store, tree.path(), "directory:1");
     // The archive has the holes as zeros, since other tools cannot write sparse files again.
     let entries = names(&store, "layers/sha256");
     let record = store
@@ -141,7 +137,7 @@ fn regression_sparse_files_stay_sparse() {
                 .arg("."),
         );
         let name = format!("archive:{}", &flag[1..].to_lowercase());
-        store.run(["import".as_ref(), path.as_os_str(), name.as_ref()]);
+        import_from(&store, &path, &name);
     }
     for image in ["directory:1", "archive:s", "archive:p"] {
         let mount = store.mount(image, &[]);

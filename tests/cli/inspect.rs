@@ -6,20 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::layout;
+use super::odd_store;
 use super::support::{Need, Store, odd_image, require, succeed};
-
-fn stored() -> Store {
-    let store = Store::new();
-    store.run([
-        "pull",
-        "-q",
-        &layout(&odd_image().layout, "odd"),
-        "--name",
-        "odd",
-    ]);
-    store
-}
 
 /// The expected tree: path -> entry.
 fn expected() -> BTreeMap<String, Value> {
@@ -39,7 +27,7 @@ fn is_plain(path: &str) -> bool {
 
 #[test]
 fn ls_shows_what_is_there() {
-    let store = stored();
+    let store = odd_store();
     let printed = store.stdout(["ls", "--json", "-R", "odd"]);
     let mut listed = BTreeMap::new();
     for line in printed.lines() {
@@ -75,7 +63,7 @@ fn cat_prints_what_a_mount_holds() {
     if !require(&[Need::Fuse]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let mount = store.mount("odd", &[]);
     let files = expected()
         .into_iter()
@@ -95,7 +83,7 @@ fn cat_prints_what_a_mount_holds() {
 
 #[test]
 fn json_is_json() {
-    let store = stored();
+    let store = odd_store();
     for line in store.stdout(["image", "ls", "--format", "json"]).lines() {
         let image: Value = serde_json::from_str(line).unwrap();
         assert_eq!(
@@ -122,7 +110,7 @@ fn another_tool_reads_the_store() {
     if !require(&[Need::Program("skopeo")]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let mut skopeo = Command::new("skopeo");
     let place = format!(
         "oci:{}:docker.io/library/odd:latest",
@@ -142,7 +130,7 @@ fn removed_images_are_gone() {
     if !require(&[Need::Fuse]) {
         return;
     }
-    let store = stored();
+    let store = odd_store();
     let mount = store.mount("odd", &[]);
     let said = store.fails(1, ["image", "rm", "odd"]);
     assert!(said.contains("mount"), "{said}");
@@ -163,7 +151,7 @@ fn removed_images_are_gone() {
 
 #[test]
 fn check_finds_damage() {
-    let store = stored();
+    let store = odd_store();
     let mut blobs: Vec<_> = fs::read_dir(store.root().join("blobs/sha256"))
         .unwrap()
         .flatten()

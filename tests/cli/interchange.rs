@@ -9,10 +9,10 @@ use std::process::Command;
 use plyfs::oci::Digest;
 use serde_json::Value;
 
-use super::layout;
 use super::made::{Made, store_image};
-use super::saving::Podman;
+use super::saving::{Podman, load};
 use super::support::{Need, Registry, Store, require, skopeo_copy, succeed, temp_dir};
+use super::{import_from, layout};
 
 /// The digest of what a reference stands for in a registry, as skopeo finds it.
 fn digest_in_registry(reference: &str) -> Digest {
@@ -203,12 +203,7 @@ fn what_buildah_builds_and_hands_on() {
     let to = format!("oci-archive:{}:{ours}", archive.display());
     tool.buildah(["push", "-q", "-D", &ours, &to]);
     let other = Store::new();
-    other.run([
-        "load".as_ref(),
-        "-q".as_ref(),
-        "-i".as_ref(),
-        archive.as_os_str(),
-    ]);
+    load(&other, &archive);
     // Its storage keeps no blobs, and compresses them anew: the image is the same.
     assert_eq!(id_in_store(&other, &ours), id_in_store(&store, &ours));
     let container = tool.buildah(["from", "--pull-never", &ours]);
@@ -230,20 +225,11 @@ fn podman_saves_what_had_holes() {
     let sparse = fs::File::create(tree.path().join("sparse")).unwrap();
     sparse.set_len(8 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 4 << 20).unwrap();
-    store.run([
-        "import".as_ref(),
-        tree.path().as_os_str(),
-        "docker.io/library/holes:1".as_ref(),
-    ]);
+    import_from(&store, tree.path(), "docker.io/library/holes:1");
     let archive = store.root().with_file_name("holes.tar");
     save(&store, "holes:1", &archive);
     let podman = Podman::new();
-    podman.run([
-        "load".as_ref(),
-        "-q".as_ref(),
-        "-i".as_ref(),
-        archive.as_os_str(),
-    ]);
+    podman.load(&archive);
     let back = store.root().with_file_name("back.tar");
     let save: [&OsStr; 7] = [
         "save".as_ref(),
@@ -256,12 +242,7 @@ fn podman_saves_what_had_holes() {
     ];
     podman.run(save);
     let other = Store::new();
-    other.run([
-        "load".as_ref(),
-        "-q".as_ref(),
-        "-i".as_ref(),
-        back.as_os_str(),
-    ]);
+    load(&other, &back);
     assert_eq!(
         id_in_store(&other, "holes:1"),
         id_in_store(&store, "holes:1")

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use super::import_from;
 use super::made::{Layout, Made, store_image};
 use super::support::{Need, Store, plyfs_program, require, succeed, temp_dir};
 
@@ -355,7 +356,7 @@ fn regression_json_tells_names_apart_that_are_no_text() {
     let file = store.root().with_file_name("odd.tar");
     let entries: [(&[u8], &[u8]); 2] = [(b"\xff", b"A"), (br"\xff", b"B")];
     fs::write(&file, super::archive(&entries)).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), "odd:1".as_ref()]);
+    import_from(&store, &file, "odd:1");
     let mut found: Vec<(String, Option<String>)> = Vec::new();
     for line in store.stdout(["ls", "--json", "odd:1"]).lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

@@ -32,7 +32,7 @@ use std::path::Path;
 
 use plyfs::layer::Metadata;
 use plyfs::pack::{TarEntry, TarKind, TarWriter};
-use support::{MountGuard, OddImage, Store, User, compare_tree, is_root};
+use support::{MountGuard, OddImage, Store, User, compare_tree, is_root, odd_image};
 
 /// Compares a mount of the odd image with what it must look like, as the mount's own user sees it.
 fn compare_with_expected(mount: &MountGuard<'_>, odd: &OddImage, user: User) {
@@ -66,7 +66,27 @@ fn archive<P: AsRef<[u8]>>(files: &[(P, &[u8])]) -> Vec<u8> {
 fn import(store: &Store, name: &str, content: &[u8]) {
     let file = store.root().with_file_name("import.tar");
     std::fs::write(&file, archive(&[("file", content)])).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), name.as_ref()]);
+    import_from(store, &file, name);
+}
+
+/// Imports a directory or an archive into a store.
+fn import_from(store: &Store, from: &Path, name: &str) {
+    store.run(["import".as_ref(), from.as_os_str(), name.as_ref()]);
+}
+
+/// A store that has the odd image.
+fn odd_store() -> Store {
+    let store = Store::new();
+    let from = layout(&odd_image().layout, "odd");
+    store.run(["pull", "-q", &from, "--name", "odd"]);
+    store
+}
+
+/// The names of all images.
+fn listed(store: &Store) -> Vec<String> {
+    let format = "{{.Repository}}:{{.Tag}}";
+    let names = store.stdout(["images", "--sort", "repository", "--format", format]);
+    names.lines().map(str::to_owned).collect()
 }
 
 /// The names in a directory of the store.

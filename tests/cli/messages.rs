@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use super::support::{Need, Registry, Store, fail, odd_image, plyfs_program, require, temp_dir};
-use super::{archive, import, layout};
+use super::{archive, import, import_from, layout};
 
 #[test]
 fn regression_paths_and_names_that_were_nearly_right() {
@@ -38,7 +38,7 @@ fn regression_what_is_no_file_is_not_printed() {
     let device = tree.path().join("null");
     let mut mknod = Command::new("mknod");
     super::support::succeed(mknod.arg(device).args(["c", "1", "3"]));
-    store.run(["import".as_ref(), tree.path().as_os_str(), "odd:1".as_ref()]);
+    import_from(&store, tree.path(), "odd:1");
     let said = store.fails(1, ["cat", "odd:1:/d"]);
     assert!(said.contains("it is a directory"), "{said}");
     let said = store.fails(1, ["cat", "odd:1:/null"]);
@@ -139,7 +139,10 @@ fn regression_hints_name_what_can_help() {
             &["save", "--platform", "linux/s390x", "a:1"][..],
             "plyfs pull --platform linux/s390x a:1",
         ),
-        (&["inspect", "deadbeef"], "plyfs image ls lists what is there"),
+        (
+            &["inspect", "deadbeef"],
+            "plyfs image ls lists what is there",
+        ),
         (
             &["history", "sha256:0123456789ab"],
             "plyfs image ls lists what is there",

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::support::{
     Need, Store, User, command_as, is_mounted, odd_image, require, succeed, temp_dir, wait_for,
 };
-use super::{compare_with_expected, layout};
+use super::{compare_with_expected, layout, odd_store};
 
 fn stored(user: User) -> Store {
     let store = Store::of(user);
@@ -140,14 +140,7 @@ fn in_the_foreground_until_interrupted() {
 
 #[test]
 fn failures_say_what_and_leave_nothing() {
-    let (store, directory) = (Store::new(), temp_dir());
-    store.run([
-        "pull",
-        "-q",
-        &layout(&odd_image().layout, "odd"),
-        "--name",
-        "odd",
-    ]);
+    let (store, directory) = (odd_store(), temp_dir());
     let said = store.fails(
         1,
         [

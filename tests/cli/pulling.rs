@@ -1,10 +1,11 @@
 //! `pull` with all its flags, from a real registry.
 
+use plyfs::oci::Digest;
 use serde_json::Value;
 
 use super::made::{Layout, Made};
-use super::names;
 use super::support::{Need, Registry, Store, require, skopeo_copy};
+use super::{archive, listed, names};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -13,17 +14,6 @@ fn made<'a>(layers: &'a [&'a str]) -> Made<'a> {
         layers,
         ..Made::default()
     }
-}
-
-fn listed(store: &Store) -> Vec<String> {
-    let format = [
-        "images",
-        "--sort",
-        "repository",
-        "--format",
-        "{{.Repository}}:{{.Tag}}",
-    ];
-    store.stdout(format).lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -131,13 +121,9 @@ fn all_tags_and_dry_runs() {
     assert!(said.contains("cannot pull all tags"), "{said}");
 }
 
-#[test]
-fn several_platforms_of_one_image() {
-    if !require(NEEDS) {
-        return;
-    }
-    let (registry, store) = (Registry::start(), Store::new());
-    let mut layout = Layout::new(&store, "layout");
+/// Puts an image of three platforms into a registry, with an attestation of the first; its name and digest.
+fn push_index(registry: &Registry, store: &Store) -> (String, Digest) {
+    let mut layout = Layout::new(store, "layout");
     let images = [
         ("linux/amd64", &["base", "amd"]),
         ("linux/arm64", &["base", "arm"]),
@@ -155,6 +141,16 @@ fn several_platforms_of_one_image() {
         &format!("oci:{}:multi", layout.path.display()),
         &format!("docker://{name}"),
     );
+    (name, digest)
+}
+
+#[test]
+fn several_platforms_of_one_image() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (name, digest) = push_index(&registry, &store);
     let stored = |store: &Store| {
         let format = "{{range .Manifests}}{{if .Stored}}{{.Kind}} {{.Platform}};{{end}}{{end}}";
         let platform = ["inspect", "--platform", "linux/arm64", "-f", format, &name];
@@ -188,6 +184,48 @@ fn several_platforms_of_one_image() {
     );
     store.run(["rmi", &name]);
     assert!(names(&store, "blobs/sha256").is_empty());
+}
+
+/// Images do not need their attestations; registries that clean up may have lost them.
+#[test]
+fn regression_an_attestation_that_is_lost_is_left_out() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let (name, _) = push_index(&registry, &store);
+    let layer = |content: &[u8]| Digest::of(&archive(&[("file", content)]));
+    registry.lose_blob(&layer(b"statement"));
+    let output = store.run(["pull", "-q", "--platform", "all", &name]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let lost = format!("there is no blob {}", layer(b"statement"));
+    assert!(
+        said.contains(": attestation ") && said.contains(&lost),
+        "{said}"
+    );
+    for platform in ["linux/amd64", "linux/arm64", "linux/s390x"] {
+        store.run(["ls", "--platform", platform, &name]);
+    }
+    store.run(["check"]);
+    assert!(names(&store, "ingest").is_empty());
+    let told = store.stdout(["pull", "--platform", "all", &name]);
+    assert!(told.contains("Image is up to date"), "{told}");
+    // As it is without its manifest.
+    let format = "{{range .Manifests}}{{if eq .Kind \"attestation\"}}{{.Digest}}{{end}}{{end}}";
+    let attestation = store.stdout(["inspect", "-f", format, &name]);
+    registry.lose_blob(&attestation.trim().parse().unwrap());
+    let output = store.run(["pull", "-q", "--platform", "all", &name]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("is left out: there is no "), "{said}");
+
+    // What an image is made of is another matter.
+    registry.lose_blob(&layer(b"ibm"));
+    let other = Store::new();
+    let said = other.fails(1, ["pull", "-q", "--platform", "all", &name]);
+    let lost = format!("there is no blob {}", layer(b"ibm"));
+    assert!(said.contains(&lost), "{said}");
+    assert_eq!(other.stdout(["images", "-q"]), "");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::made::{Layout, Made, store_image};
 use super::reclaim::noise;
+use super::saving::load;
 use super::support::{Need, Registry, Setup, Store, require, skopeo_copy, succeed, wait_for};
 use super::{import, layout};
 
@@ -262,7 +263,7 @@ fn indexes_whole_and_in_part() {
         saved.as_os_str(),
     ]);
     let (loaded, again) = (Store::new(), registry.reference("again:1"));
-    loaded.run(["load".as_ref(), "-i".as_ref(), saved.as_os_str()]);
+    load(&loaded, &saved);
     loaded.run(["check"]);
     loaded.run(["tag", &name, &again]);
     loaded.run(["push", "-q", &again]);

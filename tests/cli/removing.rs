@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::made::{Made, store_image};
 use super::support::{Need, Store, require, text};
-use super::{import, names};
+use super::{import, listed, names};
 
 fn image<'a>(layers: &'a [&'a str], created: &'a str) -> Made<'a> {
     Made {
@@ -22,17 +22,6 @@ fn id(store: &Store, name: &str) -> String {
         .stdout(["inspect", "-f", "{{.Id}}", name])
         .trim()
         .to_owned()
-}
-
-fn listed(store: &Store) -> Vec<String> {
-    let format = [
-        "images",
-        "--sort",
-        "repository",
-        "--format",
-        "{{.Repository}}:{{.Tag}}",
-    ];
-    store.stdout(format).lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -283,6 +272,24 @@ fn regression_a_pinned_name_is_no_tag() {
     store.run(["rmi", "app:1"]);
     assert_eq!(listed(&store), ["app:<none>"]);
     store.run(["rmi", &format!("app@{digest}")]);
+    assert!(listed(&store).is_empty());
+}
+
+/// What has an ID cannot be told of an image that is damaged; that is said, and keeps nobody from removing others.
+#[test]
+fn regression_a_damaged_image_is_told_of_when_another_goes() {
+    let store = Store::new();
+    store_image(&store, "app:1", &image(&["one"], "2024-01-01T00:00:00Z"));
+    let lost = store_image(&store, "app:2", &image(&["two"], "2024-02-01T00:00:00Z"));
+    let manifest = store.root().join("blobs/sha256").join(lost.hex());
+    std::fs::write(manifest, "{").unwrap();
+    let output = store.run(["rmi", "app:1"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("app:2 is not taken into account: "), "{said}");
+    assert_eq!(listed(&store), ["app:2"]);
+    // It can be removed itself, without more ado.
+    let output = store.run(["rmi", "app:2"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
     assert!(listed(&store).is_empty());
 }
 

@@ -16,7 +16,7 @@ use super::reclaim::{Small, noise};
 use super::support::{
     Need, Store, User, fail, odd_image, require, skopeo_copy, succeed, temp_dir, text,
 };
-use super::{compare_with_expected, import, layout, names};
+use super::{compare_with_expected, import, import_from, layout, names};
 
 /// A file beside the store.
 fn beside(store: &Store, name: &str) -> PathBuf {
@@ -204,6 +204,16 @@ impl Podman {
         self.tool("podman", &["root", "runroot", "tmpdir"], args)
     }
 
+    /// Loads what was saved.
+    pub fn load(&self, archive: &Path) -> String {
+        self.run([
+            "load".as_ref(),
+            "-q".as_ref(),
+            "-i".as_ref(),
+            archive.as_os_str(),
+        ])
+    }
+
     /// buildah with the same storage.
     pub fn buildah<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         self.tool("buildah", &["root", "runroot"], args)
@@ -256,7 +266,7 @@ fn other_tools_read_what_is_saved_and_write_what_is_loaded() {
     };
 
     let podman = Podman::new();
-    let said = podman.run(["load".as_ref(), "-i".as_ref(), path.as_os_str()]);
+    let said = podman.load(&path);
     assert!(said.contains("docker.io/library/odd:1"), "{said}");
     let archive = at("podman-oci.tar");
     podman.run([
@@ -272,7 +282,7 @@ fn other_tools_read_what_is_saved_and_write_what_is_loaded() {
     // Several images are read as Docker's format has them.
     import(&store, "second:1", b"second");
     let both = save(&store, "both.tar", &["odd:1", "second:1"]);
-    let said = podman.run(["load".as_ref(), "-i".as_ref(), both.as_os_str()]);
+    let said = podman.load(&both);
     for name in ["odd:1", "second:1"] {
         assert!(
             said.contains(&format!("docker.io/library/{name}")),
@@ -529,7 +539,7 @@ fn killed_saves_and_loads_leave_nothing() {
     let store = Store::new();
     let file = beside(&store, "noise.tar");
     fs::write(&file, super::archive(&[("noise", &noise(24 << 20))])).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), "noise:1".as_ref()]);
+    import_from(&store, &file, "noise:1");
     fs::remove_file(&file).unwrap();
     let began = Instant::now();
     let archive = save(&store, "saved.tar", &["noise:1"]);
@@ -607,7 +617,7 @@ fn full_disks() {
     let store = Store::new();
     let file = beside(&store, "noise.tar");
     fs::write(&file, super::archive(&[("noise", &noise(12 << 20))])).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), "noise:1".as_ref()]);
+    import_from(&store, &file, "noise:1");
     let archive = save(&store, "saved.tar", &["noise:1"]);
     let small = Small::new(8);
     let target = small.store.root().join("saved.tar");
@@ -653,7 +663,7 @@ fn nobody_reads_what_is_saved() {
     let store = Store::new();
     let file = beside(&store, "noise.tar");
     fs::write(&file, super::archive(&[("noise", &noise(2 << 20))])).unwrap();
-    store.run(["import".as_ref(), file.as_os_str(), "noise:1".as_ref()]);
+    import_from(&store, &file, "noise:1");
     let mut save = store.command(["save", "noise:1"]);
     let mut save = save
         .stdout(Stdio::piped())

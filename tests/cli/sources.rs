@@ -7,7 +7,7 @@ use super::support::{
     Need, Registry, Store, User, compare_tree, make_odd_image, odd_image, require, skopeo_copy,
     succeed, temp_dir,
 };
-use super::{compare_with_expected, import, layout};
+use super::{compare_with_expected, import, import_from, layout};
 
 #[test]
 fn from_a_registry_as_root() {
@@ -123,11 +123,7 @@ fn from_a_directory_and_from_its_archive() {
     let (store, odd) = (Store::new(), odd_image());
     store.run(["pull", &layout(&odd.layout, "odd"), "--name", "odd"]);
     let mount = store.mount("odd", &[]);
-    store.run([
-        "import".as_ref(),
-        mount.path().as_os_str(),
-        "copy:directory".as_ref(),
-    ]);
+    import_from(&store, mount.path(), "copy:directory");
     let archive = store.root().with_file_name("odd.tar");
     let mut tar = Command::new("tar");
     tar.arg("-C")
@@ -135,11 +131,7 @@ fn from_a_directory_and_from_its_archive() {
         .args(["--xattrs", "--xattrs-include=*", "--format=pax", "-cf"])
         .arg(&archive);
     succeed(tar.arg("."));
-    store.run([
-        "import".as_ref(),
-        archive.as_os_str(),
-        "copy:archive".as_ref(),
-    ]);
+    import_from(&store, &archive, "copy:archive");
     // GNU tar forgets that pipes are hard links of each other.
     for (image, ignored) in [("copy:directory", ""), ("copy:archive", "links")] {
         let copies = temp_dir();

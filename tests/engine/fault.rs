@@ -1,6 +1,8 @@
 //! The k-th system call that changes the upper fails, for every k: the tree is the old or the new
 //! one, lower layers are untouched, and nothing is left in the work directory.
 
+use std::cell::Cell;
+
 use nix::errno::Errno;
 use plyfs::layer::FileKind;
 use plyfs::overlay::{
@@ -80,6 +82,37 @@ const EMPTYING: OpenRequest = OpenRequest {
     truncate: true,
     lower_is_live: false,
 };
+
+/// A system call that is to fail.
+struct Failing {
+    /// The first one is 1.
+    at: u64,
+    errno: i32,
+    calls: Cell<u64>,
+}
+
+impl Failing {
+    /// Does what it is to fail in.
+    fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+        fault::plan(Some(self.at), self.errno, false);
+        let done = act();
+        self.calls.set(fault::calls());
+        fault::plan(None, 0, false);
+        done
+    }
+}
+
+/// Does something once for each of the calls that it makes, which fails then, and a last time with none.
+fn each_call(errno: i32, mut act: impl FnMut(&Failing)) {
+    for at in 1.. {
+        let calls = Cell::new(0);
+        let failing = Failing { at, errno, calls };
+        act(&failing);
+        if failing.calls.get() < at {
+            break;
+        }
+    }
+}
 
 fn allocate(paths: &Paths<'_>, path: &str, mode: i32) -> Result<()> {
     let request = OpenRequest {
@@ -447,18 +480,14 @@ fn regression_what_was_made_is_there_though_its_attributes_cannot_be_read() {
         return;
     }
     for (directory, name) in [("t", "t/new"), ("m", "m/y")] {
-        for at in 1.. {
+        each_call(libc::EIO, |failing| {
             let writable = lab(Format::Plain);
             let overlay = writable.open();
             prepare(&overlay);
-            let paths = Paths(&overlay);
-            let mut calls = 0;
+            let (paths, at) = (Paths(&overlay), failing.at);
             // What is known of a directory is forgotten with it.
             let held = paths.with(directory, |_| {
-                fault::plan(Some(at), libc::EIO, false);
-                let made = paths.mkdir(name, 0o755);
-                calls = fault::calls();
-                fault::plan(None, 0, false);
+                let made = failing.during(|| paths.mkdir(name, 0o755));
                 let on_disk = writable.upper.join(name).is_dir();
                 let there = paths.stat(name).is_ok();
                 assert_eq!(there, on_disk, "{name}, call {at}: {made:?}");
@@ -467,10 +496,7 @@ fn regression_what_was_made_is_there_though_its_attributes_cannot_be_read() {
                 paths.rmdir(name)
             });
             held.expect("it goes");
-            if calls < at {
-                break;
-            }
-        }
+        });
     }
 }
 
@@ -480,25 +506,19 @@ fn regression_a_metacopy_that_cannot_be_completed_stays_what_it_was() {
     if !require(Need::Root) {
         return;
     }
-    for at in 1.. {
+    each_call(libc::ENOSPC, |failing| {
         let writable = lab(Format::Redirects);
         let overlay = writable.open();
         prepare(&overlay);
         let paths = Paths(&overlay);
         let before = tree(&overlay).remove(&b"/h/3"[..]).expect("a metacopy");
         assert!(before.xattrs.contains_key(&b"security.capability"[..]));
-        fault::plan(Some(at), libc::ENOSPC, false);
-        let written = paths.write("h/3", b"XX", 1);
-        let calls = fault::calls();
-        fault::plan(None, 0, false);
+        let written = failing.during(|| paths.write("h/3", b"XX", 1));
         if written.is_err() {
             let after = tree(&overlay).remove(&b"/h/3"[..]).expect("a metacopy");
-            assert_eq!(before, after, "call {at}: {written:?}");
+            assert_eq!(before, after, "call {}: {written:?}", failing.at);
         }
-        if calls < at {
-            break;
-        }
-    }
+    });
 }
 
 /// What is to be replaced by a directory gives up its whiteouts first, and nothing else.
@@ -507,7 +527,7 @@ fn regression_a_directory_that_is_not_replaced_keeps_its_attributes() {
     if !require(Need::Root) {
         return;
     }
-    for at in 1.. {
+    each_call(libc::ENOSPC, |failing| {
         let writable = lab(Format::Redirects);
         let overlay = writable.open();
         prepare(&overlay);
@@ -524,48 +544,36 @@ fn regression_a_directory_that_is_not_replaced_keeps_its_attributes() {
         paths.set("w", &change).expect("an owner and a time");
         let row = |overlay: &Overlay| tree(overlay).remove(&b"/w"[..]).expect("it is there");
         let before = row(&overlay);
-        fault::plan(Some(at), libc::ENOSPC, false);
-        let renamed = paths.rename("t", "w");
-        let calls = fault::calls();
-        fault::plan(None, 0, false);
+        let renamed = failing.during(|| paths.rename("t", "w"));
         if renamed.is_err() {
             let now = row(&overlay);
             drop(overlay);
             for mut after in [now, row(&writable.open())] {
                 // As a directory of one layer it has a size and a count of its own.
                 (after.size, after.nlink) = (before.size, before.nlink);
-                assert_eq!(before, after, "call {at}: {renamed:?}");
+                assert_eq!(before, after, "call {}: {renamed:?}", failing.at);
             }
         }
-        if calls < at {
-            break;
-        }
-    }
+    });
 }
 
 /// A file whose name goes, and which cannot be kept because too many are open, is not taken for what
 /// has its inode afterwards.
 #[test]
 fn regression_what_cannot_be_kept_is_nothing_else_later() {
-    for at in 1.. {
+    each_call(libc::EMFILE, |failing| {
         let writable = Writable::new(&[&["d d"]]);
         let overlay = writable.open();
         let paths = Paths(&overlay);
         paths.create("new", b"").expect("a file");
         let dead = overlay.lookup(NodeNumber::ROOT, b"new");
         let dead = dead.expect("a lookup").expect("a file");
-        fault::plan(Some(at), libc::EMFILE, false);
-        let removed = paths.unlink("new");
-        let calls = fault::calls();
-        fault::plan(None, 0, false);
+        let removed = failing.during(|| paths.unlink("new"));
         if removed.is_ok() {
             // File systems that give an inode again do so at once.
             paths.create("next", b"").expect("a file");
             let next = paths.stat("next").expect("a file");
-            assert_ne!(next.node, dead.node, "call {at}");
+            assert_ne!(next.node, dead.node, "call {}", failing.at);
         }
-        if calls < at {
-            break;
-        }
-    }
+    });
 }

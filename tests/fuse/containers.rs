@@ -54,6 +54,8 @@ fn changes_are_kept_under_a_name() {
     mount(store, &["-o", "ro", "--name", "web"]);
     assert_eq!(fs::read(point.join("new")).unwrap(), b"new");
     assert!(!point.join("many").exists());
+    let listed = store.stdout(["container", "ls"]);
+    assert!(listed.contains(&*point.to_string_lossy()), "{listed}");
     let refused = fs::write(point.join("newer"), "").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     umount(store);
@@ -61,6 +63,32 @@ fn changes_are_kept_under_a_name() {
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["name"], "web");
     assert_eq!(listed[0]["inUse"], false);
+    assert!(listed[0].get("size").is_none());
+}
+
+#[test]
+fn the_size_of_a_container_is_that_of_its_changes() {
+    let Some(lab) = Lab::new() else { return };
+    let (store, point) = (&lab.store, lab.store.mountpoint());
+    let _guard = store.guard();
+    mount(store, &["--name", "web", "fixture"]);
+    let size = || {
+        let listed = store.stdout(["container", "ls", "--size", "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        listed[0]["size"].as_u64().unwrap()
+    };
+    let before = size();
+    assert!(before < 100_000, "{before} bytes without a change");
+    fs::write(point.join("new"), vec![1; 1_000_000]).unwrap();
+    fs::hard_link(point.join("new"), point.join("linked")).unwrap();
+    umount(store);
+    let changed = size();
+    assert!((1_000_000..1_100_000).contains(&changed), "{changed}");
+    let listed = store.stdout(["container", "ls", "-s"]);
+    assert!(
+        listed.contains("SIZE") && listed.contains("1MB"),
+        "{listed}"
+    );
 }
 
 #[test]

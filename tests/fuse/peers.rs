@@ -6,13 +6,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod};
 
 use crate::support::{MountGuard, Need, require, succeed};
 use crate::writable::{WAYS, Writable, fingerprint};
@@ -267,6 +268,32 @@ fn peers_opaque_marks_of_lower_layers_count_in_any_order_of_access() {
 }
 
 #[test]
+fn peers_a_whiteout_in_the_root_hides_nothing_deeper() {
+    for way in WAYS {
+        let Some(union) = Writable::new() else { return };
+        fs::write(union.lower().join("dir/small"), "deeper").unwrap();
+        let top = union.lower().with_file_name("top");
+        fs::create_dir_all(top.join("dir")).unwrap();
+        fs::write(top.join(".wh.small"), "").unwrap();
+        let layers = format!("lowerdir={}:", top.display());
+        let options = union.layers().replace("lowerdir=", &layers);
+        let guard = union.store.guard();
+        let mut command = union.store.command(["mount", "-o"]);
+        command.arg(format!("{options},{way}"));
+        succeed(command.arg(union.store.mountpoint()));
+        let root = guard.path();
+        assert!(root.join("small").symlink_metadata().is_err());
+        assert_eq!(fs::read(root.join("dir/small")).unwrap(), b"deeper");
+        fs::write(root.join("small"), "new").unwrap();
+        fs::remove_file(root.join("small")).unwrap();
+        fs::write(root.join("dir/small"), "changed").unwrap();
+        assert!(root.join("small").symlink_metadata().is_err());
+        assert_eq!(fs::read(root.join("dir/small")).unwrap(), b"changed");
+        guard.unmount();
+    }
+}
+
+#[test]
 fn peers_link_counts_and_numbers_do_not_depend_on_what_was_looked_at() {
     each(
         |_| {},
@@ -343,6 +370,66 @@ fn peers_descriptors_do_not_leak() {
             assert!(after <= before + 20, "{before} descriptors became {after}");
         },
     );
+}
+
+/// A request for an attribute before each write(2) is what a kernel makes that was not told who clears capabilities.
+#[test]
+fn peers_writing_asks_nothing_before_each_write() {
+    each(
+        |_| {},
+        |_, mount| {
+            let pid = daemon_of(mount.path());
+            let answers = || -> u64 {
+                let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+                let line = io.lines().find(|line| line.starts_with("syscw")).unwrap();
+                line.rsplit(' ').next().unwrap().parse().unwrap()
+            };
+            let mut file = File::options()
+                .append(true)
+                .open(mount.path().join("large"))
+                .unwrap();
+            let before = answers();
+            (0..2000).for_each(|_| file.write_all(&[1; 100]).unwrap());
+            let asked = answers() - before;
+            assert!(asked < 200, "{asked} answers for 2000 writes");
+        },
+    );
+}
+
+/// Where paths are built, they are too long some day.
+#[test]
+fn peers_nothing_is_too_deep() {
+    const DEPTH: usize = 20;
+    let name = "d".repeat(250);
+    let descend = |root: &Path, make: bool| {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let mut at = nix::fcntl::open(root, flags, Mode::empty()).unwrap();
+        for _ in 0..DEPTH {
+            if make {
+                mkdirat(&at, name.as_str(), Mode::S_IRWXU).unwrap();
+            }
+            at = openat(&at, name.as_str(), flags, Mode::empty()).unwrap();
+        }
+        at
+    };
+    let write = |at: &OwnedFd, name: &str, text: &[u8]| {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND;
+        let file = openat(at, name, flags, Mode::S_IRWXU).unwrap();
+        File::from(file).write_all(text).unwrap();
+    };
+    let prepare = |lower: &Path| write(&descend(lower, true), "file", b"lower");
+    each(prepare, |_, mount| {
+        let at = descend(mount.path(), false);
+        write(&at, "file", b" and more");
+        renameat2(&at, "file", &at, "moved", RenameFlags::empty()).unwrap();
+        nix::unistd::linkat(&at, "moved", &at, "linked", AtFlags::empty()).unwrap();
+        let mut text = String::new();
+        let file = openat(&at, "linked", OFlag::O_RDONLY, Mode::empty()).unwrap();
+        File::from(file).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "lower and more");
+        fs::remove_dir_all(mount.path().join(&name)).unwrap();
+        assert!(!mount.path().join(&name).exists());
+    });
 }
 
 /// Mounts from a shell that has done this before.

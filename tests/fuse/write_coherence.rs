@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use plyfs::sys::mapping::Mapping;
 
-use crate::support::{Need, User, command_as, require, succeed};
+use crate::support::{Need, User, command_as, require, succeed, text};
 use crate::writable::{Writable, each, large};
 
 /// What is read through a descriptor, from the beginning.
@@ -303,6 +303,53 @@ fn set_id_bits_do_not_survive_a_stranger() {
         assert_eq!(mode(), 0o6777, "root may");
         std::os::unix::fs::chown(&path, Some(1), Some(1)).unwrap();
         assert_eq!(mode(), 0o777, "a new owner");
+    });
+}
+
+#[test]
+fn regression_an_acl_takes_the_set_group_id_bit_from_who_is_not_in_the_group() {
+    if !require(&[Need::Program("setfacl"), Need::Program("setpriv")]) {
+        return;
+    }
+    each(|_, mount| {
+        let path = mount.join("setid");
+        std::os::unix::fs::chown(&path, Some(65534), Some(50)).unwrap();
+        for (groups, who, kept) in [
+            ("--clear-groups", "65534", false),
+            ("--groups=50,51", "65534", true),
+            ("--clear-groups", "0", true),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o2755)).unwrap();
+            let ids = ["--reuid", who, "--regid", who, groups];
+            let mut set = Command::new("setpriv");
+            set.args(ids).args(["setfacl", "-m", "u:9:r"]).arg(&path);
+            succeed(&mut set);
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            let expected = if kept { 0o2755 } else { 0o755 };
+            assert_eq!(mode, expected, "{who} {groups}");
+        }
+    });
+}
+
+#[test]
+fn regression_attributes_that_only_the_administrator_reads_are_listed_for_nobody_else() {
+    if !require(&[Need::Program("setfattr"), Need::Program("setpriv")]) {
+        return;
+    }
+    each(|_, mount| {
+        let path = mount.join("small");
+        for name in ["trusted.mark", "user.mark"] {
+            let set = ["-n", name, "-v", "1"];
+            succeed(Command::new("setfattr").args(set).arg(&path));
+        }
+        for (who, trusted) in [("0", true), ("65534", false)] {
+            let mut get = Command::new("setpriv");
+            get.args(["--reuid", who, "--regid", who, "--clear-groups"]);
+            get.args(["getfattr", "--absolute-names", "-d", "-m-"]);
+            let names = text(&succeed(get.arg(&path)));
+            assert!(names.contains("user.mark"), "{names}");
+            assert_eq!(names.contains("trusted.mark"), trusted, "{names}");
+        }
     });
 }
 

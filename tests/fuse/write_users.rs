@@ -48,6 +48,33 @@ fn an_ordinary_user_owns_the_tree_as_root_would() {
     );
 }
 
+/// `sed -i` and `cp -p` set the mode by an ACL that says nothing else.
+#[test]
+fn regression_the_mode_of_an_ordinary_users_file_is_what_its_acl_says() {
+    if !require(&[Need::Program("setfacl")]) {
+        return;
+    }
+    let Some(union) = union() else { return };
+    let mount = union.mount(&[]);
+    // What the kernel has not heard of is told a moment later.
+    let script = "
+        mode() { n=0; while test $(stat -c %a $1) != $2; do test $n -lt 500; n=$((n+1)); sleep 0.01; done; }
+        acl() { getfacl -cnE $1 2>/dev/null | tr '\\n' ' '; }
+        echo text > f; chmod 644 f; sed -i s/text/changed/ f; mode f 644; cp -p f g; mode g 644
+        setfacl -m u:5:rw,g::r,m::rw,o::- f; mode f 660; acl f; chmod 751 f; acl f; mode f 751
+        setfacl -b f; mode f 741; getfattr -m- f";
+    let said = union.shell(script);
+    let expected = "user::rw- user:5:rw- group::r-- mask::rw- other::---  \
+                    user::rwx user:5:rw- group::r-- mask::r-x other::--x  ";
+    assert_eq!(said, expected);
+    let unknown = union.shell("setfattr -n nonsense.name -v 1 f 2>&1 || true");
+    assert!(unknown.contains("not supported"), "{unknown}");
+    mount.unmount();
+    let mount = union.mount(&[]);
+    assert_eq!(union.shell("stat -c %a g; getfattr -m- g"), "644\n");
+    mount.unmount();
+}
+
 #[test]
 fn small_writes_of_an_ordinary_user_are_collected() {
     let Some(union) = union() else { return };

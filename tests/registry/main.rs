@@ -2,6 +2,9 @@
 
 #![cfg(feature = "registry")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod lab;
 mod logins;
 mod mirrors;

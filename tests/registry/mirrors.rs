@@ -43,6 +43,19 @@ fn with_file(directory: &tempfile::TempDir, name: &str, text: &str) -> Settings 
     }
 }
 
+/// An image of Docker Hub, which has these two mirrors.
+fn mirrored(first: &Server, second: &Server) -> Mirrored {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[[registry]]\nlocation = \"docker.io\"\n\
+         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n\
+         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n",
+        first.port, second.port
+    );
+    let settings = with_file(&directory, "registries.conf", &text);
+    Mirrored::open(&settings, &"app:1".parse().unwrap()).unwrap()
+}
+
 #[test]
 fn a_mirror_that_ends_in_the_middle_of_a_blob() {
     for ranges in [true, false] {
@@ -60,15 +73,7 @@ fn a_mirror_that_ends_in_the_middle_of_a_blob() {
             };
             serve(&whole, if ranges { request } else { &without })
         });
-        let directory = tempfile::tempdir().unwrap();
-        let text = format!(
-            "[[registry]]\nlocation = \"docker.io\"\n\
-             [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n\
-             [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n",
-            first.port, second.port
-        );
-        let settings = with_file(&directory, "registries.conf", &text);
-        let source = Mirrored::open(&settings, &"app:1".parse().unwrap()).unwrap();
+        let source = mirrored(&first, &second);
         source.manifest(&ManifestName::Default).unwrap();
         let blob = source.blob(&image.descriptor, 0).unwrap();
         assert_eq!(read_all(blob.reader).unwrap(), image.layer);
@@ -128,15 +133,7 @@ fn regression_a_tag_that_the_first_mirror_lacks_has_a_digest() {
     let second = Server::start(move |_| {
         Answer::new(200, "").header("docker-content-digest", digest.to_string())
     });
-    let directory = tempfile::tempdir().unwrap();
-    let text = format!(
-        "[[registry]]\nlocation = \"docker.io\"\n\
-         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n\
-         [[registry.mirror]]\nlocation = \"127.0.0.1:{}\"\n",
-        first.port, second.port
-    );
-    let settings = with_file(&directory, "registries.conf", &text);
-    let source = Mirrored::open(&settings, &"app:1".parse().unwrap()).unwrap();
+    let source = mirrored(&first, &second);
     let found = source.digest_of(&ManifestName::Default).unwrap();
     assert_eq!(found, Some(digest));
 }

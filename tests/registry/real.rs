@@ -7,19 +7,21 @@ use base64::Engine;
 use plyfs::oci::{Descriptor, Digest, Document, MediaType};
 use plyfs::registry::{AuthFiles, Error, Location, ManifestName, Settings, Source};
 
-use crate::lab::{Image, Lab, read_all, repository, require, settings, user};
+use crate::lab::{Image, read_all, repository, settings, user};
+use crate::support::{Need, Registry, require};
 
-const TOOLS: &[&str] = &["docker-registry", "skopeo"];
+const TOOLS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
 #[test]
 fn manifests_and_blobs() {
     if !require(TOOLS) {
         return;
     }
-    let lab = Lab::start(None);
+    let registry = Registry::start();
     let image = Image::new(100_000);
-    lab.push(&image, "team/app:v1.0");
-    let Ok(Location::Registry(reference)) = Location::parse(lab.name("team/app:v1.0")) else {
+    image.push(&registry, "team/app:v1.0");
+    let Ok(Location::Registry(reference)) = Location::parse(registry.reference("team/app:v1.0"))
+    else {
         panic!("not a reference");
     };
     let source = Location::Registry(reference.clone())
@@ -73,12 +75,12 @@ fn a_missing_tag_has_suggestions() {
     if !require(TOOLS) {
         return;
     }
-    let lab = Lab::start(None);
+    let registry = Registry::start();
     let image = Image::new(10);
     for tag in ["v1.0", "v1.1", "latest"] {
-        lab.push(&image, &format!("app:{tag}"));
+        image.push(&registry, &format!("app:{tag}"));
     }
-    let source = repository(&lab.name("app"), settings());
+    let source = repository(&registry.reference("app"), settings());
     let mut tags = source.tags().unwrap();
     tags.sort();
     assert_eq!(tags, ["latest", "v1.0", "v1.1"]);
@@ -88,10 +90,10 @@ fn a_missing_tag_has_suggestions() {
         .to_string();
     let expected = format!(
         "there is no {}:v1.2; the closest tags are v1.0, v1.1",
-        lab.name("app")
+        registry.reference("app")
     );
     assert_eq!(error, expected);
-    let error = repository(&lab.name("other"), settings())
+    let error = repository(&registry.reference("other"), settings())
         .tags()
         .unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
@@ -99,13 +101,13 @@ fn a_missing_tag_has_suggestions() {
 
 #[test]
 fn basic_authentication() {
-    if !require(TOOLS) || !require(&["htpasswd"]) {
+    if !require(TOOLS) || !require(&[Need::Program("htpasswd")]) {
         return;
     }
-    let lab = Lab::start(Some("alice:s3cret:x"));
+    let registry = Registry::with_password("alice", "s3cret:x");
     let image = Image::new(10);
-    lab.push(&image, "private/app:1");
-    let name = lab.name("private/app:1");
+    image.push(&registry, "private/app:1");
+    let name = registry.reference("private/app:1");
     let pull = |settings: Settings| repository(&name, settings).manifest(&ManifestName::Default);
 
     let error = pull(settings()).unwrap_err();
@@ -125,9 +127,9 @@ fn basic_authentication() {
     };
     assert_eq!(pull(explicit).unwrap().bytes, image.manifest);
 
-    let file = lab.path("auth.json");
+    let file = registry.data().join("auth.json");
     let auth = base64::prelude::BASE64_STANDARD.encode("alice:s3cret:x");
-    let key = lab.name("private");
+    let key = registry.reference("private");
     std::fs::write(
         &file,
         format!(r#"{{"auths":{{"{key}":{{"auth":"{auth}"}}}}}}"#),
@@ -151,24 +153,24 @@ fn a_restart_in_the_middle_of_a_blob_is_survived() {
     if !require(TOOLS) {
         return;
     }
-    let mut lab = Lab::start(None);
+    let mut registry = Registry::start();
     // More than the buffers of two sockets can hold.
     let image = Image::new(20 << 20);
-    lab.push(&image, "big:1");
+    image.push(&registry, "big:1");
     let patient = Settings {
         attempts: 10,
         back_off: Duration::from_millis(100),
         ..settings()
     };
-    let source = repository(&lab.name("big:1"), patient);
+    let source = repository(&registry.reference("big:1"), patient);
     let mut blob = source.blob(&image.descriptor, 0).unwrap();
     let mut read = vec![0; 1 << 20];
     blob.reader.read_exact(&mut read).unwrap();
-    lab.kill();
+    registry.stop();
     let restart = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(600));
-        lab.restart();
-        lab
+        registry.go_on();
+        registry
     });
     blob.reader.read_to_end(&mut read).unwrap();
     assert_eq!(Digest::of(&read), image.descriptor.digest);
@@ -177,14 +179,14 @@ fn a_restart_in_the_middle_of_a_blob_is_survived() {
 
 #[test]
 fn a_registry_on_this_machine_may_use_tls() {
-    if !require(TOOLS) || !require(&["openssl"]) {
+    if !require(TOOLS) || !require(&[Need::Program("openssl")]) {
         return;
     }
-    let mut lab = Lab::start(None);
+    let mut registry = Registry::start();
     let image = Image::new(10);
-    lab.push(&image, "app:1");
-    lab.use_tls();
-    let source = repository(&lab.name("app:1"), settings());
+    image.push(&registry, "app:1");
+    registry.use_tls();
+    let source = repository(&registry.reference("app:1"), settings());
     assert_eq!(
         source.manifest(&ManifestName::Default).unwrap().bytes,
         image.manifest

@@ -217,6 +217,14 @@ fn token_servers_that_must_not_be_asked() {
     assert!(error.contains("private network"), "{error}");
 }
 
+/// Settings of somebody who has credentials.
+fn logged_in() -> Settings {
+    Settings {
+        credentials: user("alice", "pw"),
+        ..settings()
+    }
+}
+
 #[test]
 fn credentials_stay_with_their_host() {
     let image = Arc::new(Image::new(1000));
@@ -230,14 +238,7 @@ fn credentials_stay_with_their_host() {
         }
         Some(_) => Answer::new(302, "").header("location", "/moved"),
     });
-    let credentials = user("alice", "pw");
-    let source = repository(
-        &registry.name("app"),
-        Settings {
-            credentials,
-            ..settings()
-        },
-    );
+    let source = repository(&registry.name("app"), logged_in());
     let reader = source.blob(&image.descriptor, 10).unwrap();
     assert_eq!(
         (reader.start, read_all(reader.reader).unwrap()),
@@ -455,14 +456,7 @@ fn foreign_layers() {
         None => Answer::new(401, "").header("www-authenticate", r#"Basic realm="x""#),
         Some(_) => Answer::new(404, ""),
     });
-    let credentials = user("alice", "pw");
-    let source = repository(
-        &registry.name("app"),
-        Settings {
-            credentials,
-            ..settings()
-        },
-    );
+    let source = repository(&registry.name("app"), logged_in());
     let mut foreign = Descriptor::of(MediaType::DockerForeignLayerGzip, &content);
     foreign.urls = vec![
         "ftp://x/".into(),

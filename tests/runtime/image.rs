@@ -77,7 +77,7 @@ fn layer() -> Vec<u8> {
     ] {
         add(path, TarKind::Regular(content.len() as u64), content);
     }
-    for applet in ["sh", "echo", "id", "stat", "touch", "sleep"] {
+    for applet in ["sh", "echo", "id", "ln", "stat", "touch", "sleep"] {
         add(&format!("bin/{applet}"), TarKind::Symlink(b"busybox"), b"");
     }
     writer.finish().unwrap()

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -13,9 +13,10 @@ use super::{skopeo_copy, succeed, temp_dir, text, wait_for};
 #[derive(Debug)]
 pub struct Registry {
     address: String,
+    port: u16,
     credentials: Option<(String, String)>,
     data: TempDir,
-    process: Child,
+    process: Option<Child>,
 }
 
 /// What is particular about a registry.
@@ -66,7 +67,7 @@ impl Registry {
         let mut called = address.clone();
         if setup.tls {
             certificates(data.path());
-            config += &format!("  tls: {{certificate: {root}/cert.pem, key: {root}/key.pem}}\n");
+            config += &tls(data.path());
             called = format!("0.0.0.0:{port}");
         }
         if let Some((name, password)) = &setup.credentials {
@@ -75,25 +76,50 @@ impl Registry {
             config += &format!("auth:\n  htpasswd: {{realm: test, path: {root}/htpasswd}}\n");
         }
         config += setup.more;
-        let file = data.path().join("config.yml");
-        fs::write(&file, config).unwrap();
-        let log = fs::File::create(data.path().join("log")).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        wait_for("the registry", || TcpStream::connect(&address).is_ok());
+        fs::write(data.path().join("config.yml"), config).unwrap();
         let credentials = setup.credentials;
-        Registry {
+        let mut registry = Registry {
             address: called,
+            port,
             credentials: credentials.map(|(name, word)| (name.to_owned(), word.to_owned())),
             data,
-            process,
+            process: None,
+        };
+        registry.go_on();
+        registry
+    }
+
+    /// Starts it again after [`Registry::stop`].
+    pub fn go_on(&mut self) {
+        let log = fs::File::create(self.data().join("log")).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(self.data().join("config.yml"));
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap());
+        self.process = Some(command.stderr(log).spawn().unwrap());
+        let address = ("127.0.0.1", self.port);
+        wait_for("the registry", || TcpStream::connect(address).is_ok());
+    }
+
+    /// Ends it, in the middle of whatever it does.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let ended = process.kill().and_then(|()| process.wait());
+            if let Err(error) = ended {
+                eprintln!("the registry does not end: {error}");
+            }
         }
+    }
+
+    /// From now on one that was started without TLS speaks it, with a certificate that nobody trusts.
+    pub fn use_tls(&mut self) {
+        self.stop();
+        certificates(self.data());
+        let config = self.data().join("config.yml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(config, text + &tls(self.data())).unwrap();
+        self.go_on();
     }
 
     /// The reference of an image in this registry.
@@ -109,6 +135,18 @@ impl Registry {
     /// Where the registry keeps the blobs, for tests that damage them.
     pub fn data(&self) -> &Path {
         self.data.path()
+    }
+
+    /// What is stored under a path of its interface: `repositories/NAME/…`, `blobs/sha256/…`.
+    pub fn storage(&self, path: &str) -> PathBuf {
+        self.data().join("data/docker/registry/v2").join(path)
+    }
+
+    /// Loses a blob, of which the repositories know still.
+    pub fn lose_blob(&self, digest: &plyfs::oci::Digest) {
+        let hex = digest.hex();
+        let blob = self.storage(&format!("blobs/sha256/{}/{hex}", &hex[..2]));
+        fs::remove_dir_all(blob).unwrap();
     }
 
     /// Puts the image `tag` of an OCI layout there as `name`, untouched.
@@ -137,11 +175,14 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let ended = self.process.kill().and_then(|()| self.process.wait());
-        if let Err(error) = ended {
-            eprintln!("the registry does not end: {error}");
-        }
+        self.stop();
     }
+}
+
+/// The part of its configuration that makes it speak TLS.
+fn tls(directory: &Path) -> String {
+    let at = directory.display();
+    format!("  tls: {{certificate: {at}/cert.pem, key: {at}/key.pem}}\n")
 }
 
 /// Makes an authority, `ca.pem`, and a server's certificate of it, `cert.pem` with `key.pem`.

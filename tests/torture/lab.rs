@@ -9,7 +9,7 @@ use plyfs::store::{ContainerRecord, Store};
 use tempfile::TempDir;
 
 use super::ground::{Disk, Ground};
-use super::support::{User, command_as, plyfs_program, succeed, text};
+use super::support::{Need, Registry, User, command_as, plyfs_program, require, succeed, text};
 
 /// All that lies around the store.
 ///
@@ -22,6 +22,8 @@ use super::support::{User, command_as, plyfs_program, succeed, text};
 pub struct Lab {
     base: TempDir,
     pub ground: Ground,
+    /// One that has the image, too, if the program for it is there.
+    pub registry: Option<Registry>,
 }
 
 /// What a store has: images, with their contents, and containers.
@@ -39,7 +41,12 @@ impl Lab {
         let mut base = tempfile::Builder::new();
         let base = base.prefix("plyfs-torture-").tempdir_in(place).unwrap();
         let ground = Ground::new(base.path(), disk);
-        let lab = Lab { base, ground };
+        let registry = require(&[Need::Program("docker-registry")]).then(Registry::start);
+        let lab = Lab {
+            base,
+            ground,
+            registry,
+        };
         lab.make_source();
         lab.make_store();
         lab.ground.keep();
@@ -51,7 +58,8 @@ impl Lab {
         self.base.path().join(name)
     }
 
-    /// `plyfs WORDS` on the store; `{base}` in a word is where things lie.
+    /// `plyfs WORDS` on the store; `{base}` in a word is where things lie, `{registry}` the address of the
+    /// registry.
     pub fn command(&self, words: &[&str]) -> Command {
         self.command_on("work/store", words)
     }
@@ -62,7 +70,11 @@ impl Lab {
         command.env("SOURCE_DATE_EPOCH", "86400");
         command.arg("--root").arg(self.path(store));
         let base = self.base.path().display().to_string();
-        command.args(words.iter().map(|word| word.replace("{base}", &base)));
+        let registry = self.registry.as_ref().map_or("", Registry::address);
+        command.args(words.iter().map(|word| {
+            let word = word.replace("{base}", &base);
+            word.replace("{registry}", registry)
+        }));
         command
     }
 
@@ -92,6 +104,10 @@ impl Lab {
             run(&["commit", name, &format!("{name}:1")]);
         }
         run(&["save", "-o", "{base}/new.tar", "new:1"]);
+        if self.registry.is_some() {
+            run(&["tag", "new:1", "{registry}/new:1"]);
+            run(&["push", "-q", "{registry}/new:1"]);
+        }
     }
 
     fn make_store(&self) {
@@ -104,6 +120,11 @@ impl Lab {
         succeed(&mut self.command(&["tag", "keep:1", "gone:1"]));
         self.make_container("work/store", "web", "keep", &noise(7, 9000));
         fs::write(self.path("work/out.tar"), "before").unwrap();
+    }
+
+    /// The directory in which the registry keeps what was pushed as `app`.
+    pub fn pushed(&self) -> Option<PathBuf> {
+        Some(self.registry.as_ref()?.storage("repositories/app"))
     }
 
     /// Makes a container of an image, in which there is one more file.
@@ -136,10 +157,14 @@ impl Lab {
         let mut listed: BTreeSet<String> = text(&images).lines().map(str::to_owned).collect();
         listed.retain(|line| !line.starts_with("tidy:"));
         if self.path("work/store/store.json").exists() {
-            let table = succeed(&mut self.command(&["container", "ls", "--json"]));
-            let table: serde_json::Value = serde_json::from_slice(&table.stdout).unwrap();
-            let names = table.as_array().unwrap().iter();
-            listed.extend(names.map(|row| format!("container {}", row["name"])));
+            let table = self.output(&["container", "ls", "--json"]);
+            match serde_json::from_slice::<serde_json::Value>(&table.stdout) {
+                Ok(table) => {
+                    let names = table.as_array().unwrap().iter();
+                    listed.extend(names.map(|row| format!("container {}", row["name"])));
+                }
+                Err(_) => listed.extend(text(&table).lines().map(str::to_owned)),
+            }
         }
         listed
     }

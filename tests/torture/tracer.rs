@@ -1,7 +1,8 @@
 //! Runs a program up to one of the system calls by which it changes files: there it dies, or the call fails.
 //!
 //! The program is the one that people use, traced by ptrace(2). What counts as a step is any system call of
-//! any of its threads that changes a directory or a file below a given directory, or makes it durable.
+//! any of its threads that changes a directory or a file below a given directory, or makes it durable, and any
+//! that sends something to somebody else.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -108,14 +109,13 @@ impl Tracer<'_> {
             }
             Ok(WaitStatus::PtraceEvent(pid, ..)) => (pid, None),
             Ok(WaitStatus::Stopped(pid, signal)) => (pid, Some(signal)),
-            Ok(WaitStatus::Exited(pid, status)) => {
-                if pid == self.root {
-                    self.run.status = Some(status);
-                }
-                return true;
+            // Its last thread; we may have other children.
+            Ok(WaitStatus::Exited(pid, status)) if pid == self.root => {
+                self.run.status = Some(status);
+                return false;
             }
+            Ok(WaitStatus::Signaled(pid, ..)) if pid == self.root => return false,
             Ok(_) => return true,
-            Err(nix::errno::Errno::ECHILD) => return false,
             Err(error) => panic!("waiting for a traced program: {error}"),
         };
         match ptrace::syscall(pid, signal) {
@@ -208,6 +208,7 @@ impl Call {
             "unlinkat" | "fchmodat" | "fchownat" | "utimensat" => call(path_at(1), false),
             "setxattr" | "lsetxattr" => call(path_at(0), true),
             "copy_file_range" => call(open_file(pid, arguments[2], below)?, true),
+            "sendto" => call(socket(pid, arguments[0])?, false),
             "write" | "pwrite64" | "writev" | "pwritev" | "fallocate" | "sendfile" => {
                 call(open_file(pid, arguments[0], below)?, true)
             }
@@ -226,6 +227,12 @@ impl Call {
 fn open_file(pid: Pid, descriptor: u64, below: &Path) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{pid}/fd/{}", descriptor as i32)).ok()?;
     path.starts_with(below).then_some(path)
+}
+
+/// The socket that a descriptor stands for.
+fn socket(pid: Pid, descriptor: u64) -> Option<PathBuf> {
+    open_file(pid, descriptor, Path::new(""))
+        .filter(|file| file.to_string_lossy().starts_with("socket:"))
 }
 
 /// A text in the memory of a process.
@@ -273,6 +280,7 @@ fn name(number: i64) -> Option<&'static str> {
         libc::SYS_pwritev => "pwritev",
         libc::SYS_copy_file_range => "copy_file_range",
         libc::SYS_sendfile => "sendfile",
+        libc::SYS_sendto => "sendto",
         libc::SYS_fsync => "fsync",
         libc::SYS_fdatasync => "fdatasync",
         libc::SYS_syncfs => "syncfs",

@@ -1,0 +1,67 @@
+//! What podman needs to send or save a layer: how its archive is made again, byte by byte.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use super::{Error, Result, parallel};
+use crate::cause;
+use crate::oci::{DiffId, Digest};
+use crate::pack::{Limits, write_tar_split};
+use crate::store::Store;
+
+/// How many layers are read at a time.
+const WORKERS: usize = 4;
+
+/// What is to be written of a layer.
+#[derive(Debug)]
+pub(super) struct TarSplit {
+    /// Where.
+    pub path: PathBuf,
+    /// What was unpacked.
+    pub diff_id: DiffId,
+    /// What it is unpacked from.
+    pub blob: Digest,
+}
+
+/// Writes those that are not there. A layer whose blob cannot be read does without, with a warning.
+///
+/// # Errors
+/// What writing reports.
+pub(super) fn write(store: &Store, splits: Vec<TarSplit>) -> Result<()> {
+    let missing = splits.into_iter().filter(|split| !split.path.exists());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    parallel::each(missing.collect(), WORKERS.min(threads), |split| {
+        let new = split.path.with_extension("new");
+        let written = write_one(store, &split, &new);
+        match written {
+            Ok(()) => fs::rename(&new, &split.path).map_err(|error| cannot(error, &split)),
+            Err(error) => {
+                let why = cause::chain(&error);
+                log::warn!("podman cannot save layer {}: {why}", split.diff_id);
+                match fs::remove_file(&new) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(cannot(error, &split))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    })
+}
+
+fn write_one(store: &Store, split: &TarSplit, new: &Path) -> Result<()> {
+    let limits = Limits::default();
+    let open = || File::open(store.blob_path(&split.blob));
+    let out = || File::create(new).map(BufWriter::new);
+    let found = Digest::from_sha256(write_tar_split(open, out, &limits)?);
+    let expected = split.diff_id.0;
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::DiffIdMismatch { expected, found }),
+    }
+}
+
+fn cannot(error: io::Error, split: &TarSplit) -> Error {
+    Error::io(error, format!("writing {}", split.path.display()))
+}

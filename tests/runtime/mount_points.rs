@@ -1,0 +1,120 @@
+//! What is made in a container for mounts only is no change of it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use super::support::{Need, User, is_root, require, succeed};
+use super::{Fixture, NEEDS};
+
+impl Fixture {
+    fn kept(&self, options: &[&str], script: &str) -> Vec<String> {
+        let run = ["run", "-u", "0", "--name", "kept", "--entrypoint", "sh"];
+        let args = [&run, options, &["app", "-c", script]].concat();
+        args.iter().map(ToString::to_string).collect()
+    }
+
+    fn run_kept(&self, options: &[&str], script: &str) -> String {
+        let args = self.kept(options, script);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        String::from_utf8(succeed(&mut self.command(&args)).stdout).unwrap()
+    }
+
+    fn diff(&self) -> String {
+        self.store.stdout(["container", "diff", "kept"])
+    }
+}
+
+#[test]
+fn regression_what_is_made_to_be_mounted_on_is_no_change() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let kinds: &[(User, &[&str])] = match is_root() {
+        true => &[
+            (User::Same, &[]),
+            (User::Same, &["--writable", "auto"]),
+            (User::Plain, &[]),
+        ],
+        false => &[(User::Same, &[])],
+    };
+    for &(user, options) in kinds {
+        let fixture = Fixture::new(user);
+        let shared = super::support::temp_dir();
+        fs::write(shared.path().join("file"), "of the machine\n").unwrap();
+        fs::create_dir(shared.path().join("more")).unwrap();
+        let shared = shared.path().display();
+        let volumes = [
+            format!("{shared}:/data/in"),
+            format!("{shared}:/data/in/more"),
+            format!("{shared}/file:/etc/deep/app.conf:ro"),
+            format!("{shared}:/etc/deep/down"),
+        ];
+        let mut all = options.to_vec();
+        all.extend(volumes.iter().flat_map(|volume| ["-v", volume.as_str()]));
+        let told = fixture.run_kept(
+            &all,
+            "stat -c %Y /etc; read line </etc/deep/app.conf; echo $line",
+        );
+        // Nor is the time of a directory of the image another.
+        assert_eq!(told, "0\nof the machine\n", "{options:?}");
+        assert_eq!(fixture.diff(), "", "{options:?}");
+
+        // The same while it runs.
+        all.push("-i");
+        let args = fixture.kept(&all, "echo ready; read line");
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut command = fixture.command(&args);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = piped.spawn().unwrap();
+        let mut ready = [0; 5];
+        running
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
+        assert_eq!(fixture.diff(), "", "{options:?}");
+        fixture.store.run(["commit", "kept", "app:2"]);
+        running.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(running.wait().unwrap().success());
+        let listed = fixture.store.stdout(["ls", "-R", "app:2"]);
+        assert_eq!(
+            listed,
+            fixture.store.stdout(["ls", "-R", "app"]),
+            "{options:?}"
+        );
+
+        // What a container does there is its change, and what a directory holds shows it.
+        fixture.run_kept(options, "echo x > /data/in/x; touch /etc/deep/new");
+        let expected = "A /data\nA /data/in\nA /data/in/x\nC /etc\nA /etc/deep\nA /etc/deep/new\n";
+        assert_eq!(fixture.diff(), expected, "{options:?}");
+        fixture.store.run(["commit", "kept", "app:3"]);
+        let listed = fixture.store.stdout(["ls", "-R", "app:3"]);
+        assert!(
+            listed.contains("new") && !listed.contains("hosts"),
+            "{listed}"
+        );
+        fixture.store.run(["container", "rm", "kept"]);
+        fixture.is_clean();
+    }
+}
+
+/// A link that leads nowhere is gone after as the runtime does, and made where it leads to.
+#[test]
+fn regression_mount_points_behind_links_are_no_changes() {
+    if !require(&[&NEEDS[..], &[Need::Root]].concat()) {
+        return;
+    }
+    let fixture = Fixture::new(User::Same);
+    fixture.run_kept(&[], "ln -s ../run/resolved /etc/link; ln -s /srv /lib");
+    let before = fixture.diff();
+    let volumes = ["-v", "/etc/hostname:/etc/link", "-v", "/etc:/lib/a/b"];
+    fixture.run_kept(&volumes, "read line </etc/link");
+    assert_eq!(fixture.diff(), before);
+    let mount_points = fixture.store.root().join("containers/kept/upper");
+    assert!(mount_points.join("run/resolved").is_file());
+    assert!(mount_points.join("srv/a/b").is_dir());
+    fixture.store.run(["container", "rm", "kept"]);
+    fixture.is_clean();
+}
