@@ -153,7 +153,7 @@ impl<'a> Trial<'a> {
             wrong.push(format!("not reclaimed: {more:?}"));
         }
         let less: Vec<_> = known.objects.difference(&objects).collect();
-        if !less.is_empty() && !(verb.repairs && !is_done) {
+        if !less.is_empty() && (!verb.repairs || is_done) {
             wrong.push(format!("lost: {less:?}"));
         }
         let mut left = lab.left();
