@@ -155,7 +155,7 @@ fn many_containers_at_once() {
             scope.spawn(move || {
                 for round in 0..25 {
                     let name = format!("c{thread}-{round}");
-                    // By its status, since ctr loses output of such short runs now and then.
+                    // Judged inside and told by the status: ctr copies the output by the way.
                     it.shell(
                         IMAGE,
                         &name,
