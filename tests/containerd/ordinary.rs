@@ -1,6 +1,9 @@
 //! Images that containerd fetches and unpacks by itself.
 
-use crate::fixture::{Containerd, require_containerd, small_archive};
+use std::process::Command;
+
+use crate::fixture::{Containerd, layout, require_containerd, small_archive};
+use crate::support::{skopeo_copy, succeed};
 
 const IMAGE: &str = "docker.io/library/small:latest";
 
@@ -147,18 +150,65 @@ fn many_containers_at_once() {
     }
     let it = with_image();
     std::thread::scope(|scope| {
-        for thread in 0..4 {
+        for thread in 0..8 {
             let it = &it;
             scope.spawn(move || {
-                for round in 0..3 {
+                for round in 0..25 {
                     let name = format!("c{thread}-{round}");
-                    let script = format!("echo {name} > /name; cat /name");
-                    assert_eq!(it.shell(IMAGE, &name, &script), format!("{name}\n"));
+                    // Judged inside and told by the status: ctr copies the output by the way.
+                    it.shell(
+                        IMAGE,
+                        &name,
+                        &format!("echo {name} > /name; grep -qx {name} /name"),
+                    );
                 }
             });
         }
     });
     it.remove_images(&[IMAGE]);
+    // Nor is there a process of any of their mounts.
+    let here = it.path("").into_os_string().into_string().unwrap();
+    crate::support::wait_for("the end of their servers", || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let lines =
+            processes.filter_map(|entry| std::fs::read(entry.unwrap().path().join("cmdline")).ok());
+        let mut lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+        !lines.any(|line| line.contains(&here) && line.contains("mount.plyfs"))
+    });
+}
+
+/// What a container has changed becomes a layer, as containerd reads it from its mounts.
+#[test]
+fn a_container_is_committed_and_runs_again() {
+    if !require_containerd(&[]) {
+        return;
+    }
+    const COMMITTED: &str = "docker.io/library/committed:latest";
+    let it = with_image();
+    let changes = "rm -r /etc/issue /usr/share/demo; mkdir /usr/share/demo; mv /usr/share/common-licenses /moved; echo x > /new";
+    it.start_container(IMAGE, "one");
+    it.exec("one", changes);
+    it.stop_container("one");
+    let plain = ["--media-type", "application/vnd.oci.image.layer.v1.tar"];
+    let diff = ["snapshots", "--snapshotter", "plyfs", "diff"];
+    let layer = it.ctr([&diff[..], &plain, &["one"]].concat());
+    let layer = succeed({ layer }.stderr(std::process::Stdio::inherit()));
+    let path = it.path("layer.tar");
+    std::fs::write(&path, layer.stdout).unwrap();
+    let image = format!("{}:small", layout(&it.path("")).display());
+    let mut add = Command::new("umoci");
+    succeed(add.args(["raw", "add-layer", "--image", &image]).arg(path));
+    let archive = it.path("committed.tar");
+    let to = format!("docker-archive:{}:{COMMITTED}", archive.display());
+    skopeo_copy(&[], &format!("oci:{image}"), &to);
+    let import = ["images", "import", "--snapshotter", "plyfs"];
+    it.run(&[&import[..], &[archive.to_str().unwrap()]].concat());
+    let shown = "ls -A /etc /usr/share/demo; ls -d /moved; ls /usr/share; cat /new";
+    let before = it.shell(IMAGE, "two", &format!("{changes}; {shown}"));
+    assert_eq!(it.shell(COMMITTED, "three", shown), before);
+    assert!(before.contains("/moved\n"), "{before}");
+    it.run(&["containers", "rm", "one"]);
+    it.remove_images(&[IMAGE, COMMITTED]);
 }
 
 #[test]
@@ -171,7 +221,7 @@ fn the_command_line_and_containerd_do_not_see_each_other() {
         let mut command =
             crate::support::command_as(crate::support::User::Same, crate::support::plyfs_program());
         command.arg("--root").arg(it.store()).args(args);
-        let output = crate::support::succeed(&mut command);
+        let output = succeed(&mut command);
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(plyfs(&["image", "ls", "-q"]), "");
