@@ -132,7 +132,7 @@ fn import_twice(store: &Store) -> PathBuf {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&plain).unwrap();
     fs::write(&file, gzip.finish().unwrap()).unwrap();
-    import_from(&store, &file, "two:1");
+    import_from(store, &file, "two:1");
     let layers = names(store, "layers/sha256");
     assert_eq!(layers.len(), 1);
     store.root().join("layers/sha256").join(&layers[0])
