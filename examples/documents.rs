@@ -13,7 +13,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pages = directory.join("man");
     fs::create_dir_all(&pages)?;
     let mut command = plyfs::cli::command();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+    // With the names of images, which the store is asked for.
+    plyfs::cli::bash_completion(&mut fs::File::create(directory.join("plyfs.bash"))?)?;
+    for shell in [Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "plyfs", &directory)?;
     }
     command.build();

@@ -301,7 +301,10 @@ fn the_debian_package_holds_what_is_installed() {
         let path = format!(" ./usr/{name}{}", compressed(&name));
         assert!(listed.contains(&path), "{path} is not in\n{listed}");
     }
-    for line in ["./sbin/mount.plyfs -> /usr/bin/mount.plyfs", "root/root"] {
+    for line in [
+        "./usr/sbin/mount.plyfs -> /usr/bin/mount.plyfs",
+        "root/root",
+    ] {
         assert!(listed.contains(line), "{line} is not in\n{listed}");
     }
     let version = succeed(

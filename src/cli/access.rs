@@ -22,6 +22,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Whether any of these flags was given.
+    pub fn is_given(&self) -> bool {
+        self.insecure || self.authfile.is_some() || self.cert_dir.is_some()
+    }
+
     /// What these flags and the environment say.
     pub fn settings(&self) -> Settings {
         let mut settings = environment::registry_settings(self.insecure);

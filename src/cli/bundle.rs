@@ -54,6 +54,7 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn run(self, global: &Global) -> Result<()> {
+        self.arguments.check()?;
         mount::close_inherited(Path::new(""))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let directory = &self.directory;

@@ -56,6 +56,9 @@ pub struct Commit {
         action = clap::ArgAction::Set
     )]
     pause: bool,
+    /// As docker calls --pause=false by now
+    #[arg(long, hide = true, conflicts_with = "pause")]
+    no_pause: bool,
     /// How the layer is compressed
     #[arg(long, value_name = "HOW", default_value = "gzip")]
     compression: Compress,
@@ -73,13 +76,13 @@ impl Commit {
         }
         let store = environment::open_store(global)?;
         environment::tidy(&store);
-        let view = view(&store, container, self.pause, &cannot)?;
+        let view = view(&store, container, self.pause && !self.no_pause, &cannot)?;
         let created = output::rfc3339(output::creation_time()?);
         let bar = progress::Bar::new("Archiving", None);
         let request = CommitRequest {
             base: &view.image,
             name: self.name.as_ref(),
-            config: self.config(view.image.config.config.clone(), &cannot)?,
+            config: changed(view.image.config.config.clone(), &self.changes, &cannot)?,
             created: &created,
             created_by: &format!("plyfs commit {container}"),
             author: self.author.as_deref(),
@@ -106,15 +109,16 @@ impl Commit {
         warn_of(&committed.archived);
         output::line(&committed.id.to_string())
     }
+}
 
-    fn config(&self, config: Config, cannot: &str) -> Result<Config> {
-        let mut changes = Changes::to(config);
-        for instruction in &self.changes {
-            let changed = changes.apply(instruction);
-            changed.map_err(|error| Failure::usage(format!("{cannot}: {error}")))?;
-        }
-        Ok(changes.config())
+/// A configuration after the instructions of `--change`.
+pub fn changed(config: Config, instructions: &[String], cannot: &str) -> Result<Config> {
+    let mut changes = Changes::to(config);
+    for instruction in instructions {
+        let changed = changes.apply(instruction);
+        changed.map_err(|error| Failure::usage(format!("{cannot}: {error}")))?;
     }
+    Ok(changes.config())
 }
 
 /// Opens a container, with what was written in it.

@@ -71,6 +71,24 @@ pub struct Circumstances<'a> {
 }
 
 impl ContainerArguments {
+    /// Refuses what can be seen to be wrong before an image is pulled or mounted.
+    pub fn check(&self) -> Result<()> {
+        let mut volumes = self.volumes.iter();
+        volumes.try_for_each(|volume| mount_of(utf8(volume)?).map(drop))?;
+        self.variables().map(drop)
+    }
+
+    /// What `--env` sets: names with values, or names alone.
+    fn variables(&self) -> Result<Vec<&str>> {
+        let variable = |asked| match utf8(asked)? {
+            asked if asked.is_empty() || asked.starts_with('=') => {
+                Err(Failure::usage(format!("--env {asked:?} names no variable")))
+            }
+            asked => Ok(asked),
+        };
+        self.env.iter().map(|asked| variable(asked)).collect()
+    }
+
     /// The configuration of a container of this image that runs `command`.
     pub fn spec(
         &self,
@@ -154,11 +172,7 @@ impl ContainerArguments {
         for variable in &image.config.env {
             set(&mut env, variable.clone());
         }
-        for asked in &self.env {
-            let asked = utf8(asked)?;
-            if asked.is_empty() || asked.starts_with('=') {
-                return Err(Failure::usage(format!("--env {asked:?} names no variable")));
-            }
+        for asked in self.variables()? {
             if asked.contains('=') {
                 set(&mut env, asked.to_owned());
             } else if let Some(value) = std::env::var_os(asked) {

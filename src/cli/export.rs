@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::BufWriter;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::failure::Failure;
 use super::out_file::{Compress, OutFile, compression_of};
@@ -30,7 +30,7 @@ pub struct Export {
     #[arg(value_name = "CONTAINER|IMAGE", add = complete::containers_and_images())]
     name: String,
     /// The file to write; - for standard output. It appears when it is complete
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<OsString>,
     /// The platform, of an image that is stored for several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]

@@ -112,7 +112,7 @@ impl Failure {
                 Some(format!("plyfs tag IMAGE {name}"))
             }
             image::Error::NotStored if may_be_id(name) => {
-                Some("plyfs image ls lists what is".to_owned())
+                Some("plyfs image ls lists what is there".to_owned())
             }
             image::Error::NotStored => Some(format!("plyfs pull {name}")),
             image::Error::NotStoredFor { wanted, .. } => {

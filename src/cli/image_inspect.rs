@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::access::Access;
 use super::failure::{Failure, each};
 use super::template::Template;
 use super::{Global, Result, complete, environment, listing, output};
@@ -41,15 +42,18 @@ pub struct ImageInspect {
     /// Look where the image comes from, without pulling it; all that pull reads can be named
     #[arg(long)]
     remote: bool,
-    /// With --remote: do not verify certificates, and use plain HTTP where there is no TLS
-    #[arg(long, requires = "remote")]
-    insecure: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl ImageInspect {
     pub fn run(self, global: &Global) -> Result<()> {
+        if self.access.is_given() && !self.remote {
+            let why = "--insecure, --authfile and --cert-dir go with --remote";
+            return Err(Failure::usage(why));
+        }
         let template = match self.format.as_deref().map(str::trim) {
-            None | Some("json") => None,
+            None | Some("" | "json") => None,
             Some(text) => Some(listing::parse(text)?),
         };
         let store = match self.remote {
@@ -72,9 +76,9 @@ impl ImageInspect {
             }
         });
         if template.is_none() && (!described.is_empty() || found.is_ok()) {
-            match &self.format {
-                Some(_) => output::json_line(&described)?,
-                None => output::json(&described)?,
+            match self.format.as_deref() {
+                Some(format) if !format.trim().is_empty() => output::json_line(&described)?,
+                _ => output::json(&described)?,
             }
         }
         found
@@ -82,7 +86,7 @@ impl ImageInspect {
 
     fn look_up(&self, name: &str) -> image::Result<Value> {
         let location = Location::parse(name)?;
-        let source = location.open(&environment::registry_settings(self.insecure))?;
+        let source = location.open(&self.access.settings())?;
         let platform = self.platform.as_ref();
         let remote = image::look_up(source.as_ref(), &location.manifest_name(), platform)?;
         let (mut tags, mut digests) = (Vec::new(), Vec::new());

@@ -46,25 +46,15 @@ pub struct ImageRm {
 impl ImageRm {
     pub fn run(self, global: &Global) -> Result<()> {
         let store = environment::open_store(global)?;
-        let images = self.expand(&store)?;
         let mut told = Told {
             json: self.json,
             ..Told::default()
         };
         let removed = match self.dry_run {
-            true => self.plan(&store, &images, &mut told),
-            false => each(&images, |name| {
-                let removed = image::remove(&store, &self.request(name), SystemTime::now())
-                    .map_err(|error| failure(name, error))?;
-                told.removal(&removed.removal)?;
-                match removed.swept {
-                    Ok(swept) => told.swept(&swept),
-                    Err(error) => {
-                        let why = cause::chain(&error);
-                        log::warn!("nothing could be collected: {why} (plyfs check tells more)");
-                        Ok(())
-                    }
-                }
+            true => self.plan(&store, &mut told),
+            false => each(&self.images, |image| {
+                let names = meant(&store, image, &[])?;
+                each(&names, |name| self.remove(&store, name, &mut told))
             }),
         };
         if self.json {
@@ -78,6 +68,20 @@ impl ImageRm {
         removed
     }
 
+    fn remove(&self, store: &Store, name: &str, told: &mut Told) -> Result<()> {
+        let removed = image::remove(store, &self.request(name), SystemTime::now())
+            .map_err(|error| failure(name, error))?;
+        told.removal(&removed.removal)?;
+        match removed.swept {
+            Ok(swept) => told.swept(&swept),
+            Err(error) => {
+                let why = cause::chain(&error);
+                log::warn!("nothing could be collected: {why} (plyfs check tells more)");
+                Ok(())
+            }
+        }
+    }
+
     fn request<'a>(&self, name: &'a str) -> RemoveRequest<'a> {
         RemoveRequest {
             name,
@@ -86,14 +90,17 @@ impl ImageRm {
     }
 
     /// Tells what removing all of these would do.
-    fn plan(&self, store: &Store, images: &[String], told: &mut Told) -> Result<()> {
+    fn plan(&self, store: &Store, told: &mut Told) -> Result<()> {
         let mut gone: Vec<Record> = Vec::new();
-        let planned = each(images, |name| {
-            let removal = image::plan_removal(store, &self.request(name), &gone)
-                .map_err(|error| failure(name, error))?;
-            told.removal(&removal)?;
-            gone.extend(removal.gone);
-            Ok(())
+        let planned = each(&self.images, |image| {
+            let names = meant(store, image, &gone)?;
+            each(&names, |name| {
+                let removal = image::plan_removal(store, &self.request(name), &gone)
+                    .map_err(|error| failure(name, error))?;
+                told.removal(&removal)?;
+                gone.extend(removal.gone);
+                Ok(())
+            })
         });
         let garbage = store
             .garbage_without(&gone)
@@ -103,35 +110,29 @@ impl ImageRm {
         told.line(&format!("Would free: {bytes} (nothing was removed)"))?;
         planned
     }
+}
 
-    /// The names that are meant, with patterns replaced by what is like them.
-    fn expand(&self, store: &Store) -> Result<Vec<String>> {
-        let mut images = Vec::new();
-        for image in &self.images {
-            if !Pattern::is_pattern(image) {
-                images.push(image.clone());
-                continue;
-            }
-            let pattern = Pattern::parse(image)
-                .ok_or_else(|| Failure::usage(format!("{image:?} is not a pattern of names")))?;
-            let failed = |error| Failure::new(format!("cannot remove {image}"), error);
-            let records = store.images().map_err(failed)?;
-            let names = records.into_iter().filter_map(|record| record.reference);
-            let like: Vec<String> = names
-                .filter(|name| {
-                    pattern.matches(&name.familiar()) || pattern.matches(&name.to_string())
-                })
-                .map(|name| name.familiar())
-                .collect();
-            if like.is_empty() {
-                return Err(
-                    Failure::plain(format!("cannot remove {image}: no name is like it"))
-                        .or_hint("plyfs image ls lists what is there"),
-                );
-            }
-            images.extend(like);
-        }
-        Ok(images)
+/// The names that an argument means: of a pattern all that are like it, but for those in `gone`.
+fn meant(store: &Store, image: &str, gone: &[Record]) -> Result<Vec<String>> {
+    if !Pattern::is_pattern(image) {
+        return Ok(vec![image.to_owned()]);
+    }
+    let pattern = Pattern::parse(image)
+        .ok_or_else(|| Failure::usage(format!("{image:?} is not a pattern of names")))?;
+    let failed = |error| Failure::new(format!("cannot remove {image}"), error);
+    let mut records = store.images().map_err(failed)?;
+    records.retain(|record| !gone.contains(record));
+    let names = records.into_iter().filter_map(|record| record.reference);
+    let like: Vec<String> = names
+        .filter(|name| pattern.matches(&name.familiar()) || pattern.matches(&name.to_string()))
+        .map(|name| name.familiar())
+        .collect();
+    match like.is_empty() {
+        false => Ok(like),
+        true => Err(
+            Failure::plain(format!("cannot remove {image}: no name is like it"))
+                .or_hint("plyfs image ls lists what is there"),
+        ),
     }
 }
 
@@ -189,7 +190,7 @@ fn failure(name: &str, error: image::Error) -> Failure {
             Some("remove them one by one, or all with --force".to_owned())
         }
         image::Error::NotStored | image::Error::Misspelt { .. } => {
-            Some("plyfs image ls lists what is".to_owned())
+            Some("plyfs image ls lists what is there".to_owned())
         }
         _ => None,
     };

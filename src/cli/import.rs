@@ -6,10 +6,10 @@ use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::failure::Failure;
-use super::{Global, Result, environment, output, progress};
+use super::{Global, Result, commit, environment, output, progress};
 use crate::image::{self, ImportRequest, ImportSource};
 use crate::oci::{Config, Platform, Reference};
 use crate::pack::{Limits, Skipped};
@@ -21,11 +21,11 @@ use crate::pack::{Limits, Skipped};
 #[command(after_help = "\
 Examples:
   plyfs import rootfs.tar.gz base:1
-  debootstrap stable tree && plyfs import tree debian:mine
+  debootstrap stable tree && plyfs import -c 'CMD [\"bash\"]' tree debian:mine
   ssh host tar -C / -c --one-file-system . | plyfs import - host:today")]
 pub struct Import {
     /// An archive, a directory, or -
-    #[arg(value_name = "FILE|DIR|-")]
+    #[arg(value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     source: OsString,
     /// The name of the image
     #[arg(value_name = "REFERENCE")]
@@ -33,6 +33,10 @@ pub struct Import {
     /// A remark for its history
     #[arg(short, long)]
     message: Option<String>,
+    /// Say how it is run: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER,
+    /// VOLUME or WORKDIR, as in a Dockerfile
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    changes: Vec<String>,
     /// What it runs on, if not this machine's platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -49,6 +53,7 @@ impl Import {
             ))
             .or_hint("plyfs import SOURCE NAME:TAG"));
         }
+        let config = commit::changed(Config::default(), &self.changes, &cannot)?;
         let (source, size) = self.open(&cannot)?;
         let store = environment::create_tidy_store(global)?;
         let bar = progress::Bar::new("Importing", size);
@@ -59,7 +64,7 @@ impl Import {
             described: &shown,
             name: self.name.as_ref(),
             platform: self.platform.clone().unwrap_or_else(Platform::host),
-            config: Config::default(),
+            config,
             created: &created,
             message: self.message.as_deref(),
             limits: &Limits::default(),

@@ -44,7 +44,8 @@ impl<'a> Listing<'a> {
     /// # Errors
     /// A template that is wrong, or output that cannot be written.
     pub fn print(&self, format: Option<&str>, rows: &[Value]) -> Result<()> {
-        let format = format.unwrap_or("table").trim();
+        let format = format.map(str::trim).filter(|format| !format.is_empty());
+        let format = format.unwrap_or("table");
         if format == "json" {
             return rows.iter().try_for_each(output::json_line);
         }

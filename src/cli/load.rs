@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::json;
 
 use super::failure::Failure;
@@ -32,7 +32,7 @@ Examples:
   plyfs load -q --platform linux/arm64 < images.tar.zst")]
 pub struct Load {
     /// The archive; - or nothing for standard input
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     input: Option<OsString>,
     /// Print nothing but what was loaded
     #[arg(short, long)]
@@ -89,6 +89,9 @@ impl Load {
                 // Signatures and such lie beside images.
                 Err(error @ image::Error::NotAnImage(_)) if saved.images.len() > 1 => {
                     log::warn!("left out {}: {error}", image.digest);
+                }
+                Err(image::Error::Source(registry::Error::Archive { why, .. })) => {
+                    return Err(failed(anyhow::Error::msg(why)));
                 }
                 Err(error) => return Err(failed(error.into())),
             }

@@ -71,6 +71,7 @@ use failure::Failure;
 type Result<T> = std::result::Result<T, Failure>;
 
 const EXIT_CODES: &str = "\
+images, rmi, tag, history and inspect are short for the verbs of plyfs image.
 Exit status: 0 on success, 1 when something failed, 2 for wrong arguments.
 The store is --root, else $PLYFS_ROOT, else /var/lib/plyfs for root and
 $XDG_DATA_HOME/plyfs (~/.local/share/plyfs) for others.";
@@ -127,7 +128,10 @@ enum Verb {
     #[command(subcommand)]
     Container(container::Container),
     /// Manage the images of the store
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "pull, push, import, save and load are verbs of it too: plyfs image pull."
+    )]
     Image(ImageVerb),
     #[command(hide = true)]
     Images(image_ls::ImageLs),
@@ -162,6 +166,8 @@ enum ImageVerb {
     #[command(hide = true)]
     Load(load::Load),
 }
+
+pub use complete::for_bash as bash_completion;
 
 /// All verbs and what they take, for those who write manual pages and completions.
 #[must_use]

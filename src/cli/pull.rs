@@ -15,7 +15,7 @@ use crate::cause;
 use crate::image::{self, Plan, PullRequest};
 use crate::oci::Reference;
 use crate::pack::Limits;
-use crate::registry::{DockerArchive, Location, ManifestName, Mirrored, Source};
+use crate::registry::{DockerArchive, Layout, Location, ManifestName, Mirrored, Source};
 use crate::store::Store;
 
 /// Layers received at the same time.
@@ -311,12 +311,18 @@ fn source_name(location: &Location, name: &ManifestName) -> anyhow::Result<Optio
     })
 }
 
-/// The name that the first image of an archive has there.
+/// The name that the image of a layout has there, or the first one of an archive.
 fn own_name(location: &Location) -> anyhow::Result<Option<Reference>> {
-    let Location::DockerArchive(path, _) = location else {
-        return Ok(None);
+    let name = match location {
+        Location::DockerArchive(path, _) => {
+            let archive = DockerArchive::open(path)?;
+            archive.names().next().map(str::to_owned)
+        }
+        Location::OciArchive(path, _) => Layout::open_archive(path)?.own_name(),
+        Location::Layout(path, _) => Layout::open(path)?.own_name(),
+        Location::Registry(_) => None,
     };
-    let archive = DockerArchive::open(path)?;
-    let name = archive.names().next();
-    Ok(name.and_then(|name| name.parse().ok()))
+    // One with a digest is no name for what may have another.
+    let name = name.and_then(|name| name.parse::<Reference>().ok());
+    Ok(name.filter(|name| name.digest().is_none()))
 }

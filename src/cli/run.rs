@@ -83,6 +83,7 @@ impl Run {
         if self.tty && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
             return Err(Failure::usage("--tty needs a terminal").or_hint("leave -t out"));
         }
+        self.arguments.check()?;
         mount::close_inherited(Path::new(""))
             .map_err(|error| Failure::new("cannot close what was inherited", error))?;
         let runtime = Runtime::find(self.runtime.as_deref())?;

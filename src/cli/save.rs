@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::failure::Failure;
 use super::out_file::{Compress, OutFile, compression_of};
@@ -28,7 +28,7 @@ pub struct Save {
     #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<String>,
     /// The file to write; - for standard output. It appears when it is complete
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<OsString>,
     /// Save only these platforms of images for several
     #[arg(

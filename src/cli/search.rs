@@ -50,6 +50,9 @@ pub struct Search {
     /// Print with a Go template; or json, or table TEMPLATE
     #[arg(long, value_name = "TEMPLATE")]
     format: Option<String>,
+    /// As JSON: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Do not shorten descriptions
     #[arg(long)]
     no_trunc: bool,
@@ -89,7 +92,11 @@ impl Search {
         hits.sort_by_key(|hit| std::cmp::Reverse(hit.stars));
         hits.truncate(self.limit);
         let rows: Vec<Value> = hits.iter().map(|hit| self.row(hit)).collect();
-        Listing::new(FIELDS, TABLE).print(self.format.as_deref(), &rows)
+        let format = match self.json {
+            true => Some("json"),
+            false => self.format.as_deref(),
+        };
+        Listing::new(FIELDS, TABLE).print(format, &rows)
     }
 
     fn row(&self, hit: &Hit) -> Value {

@@ -91,6 +91,15 @@ impl Layout {
         &self.index
     }
 
+    /// The name in full of the only image that there is, if it has one.
+    pub fn own_name(&self) -> Option<String> {
+        let mut images = self.index.images();
+        match (images.next(), images.next()) {
+            (Some(only), None) => called_in_full(only).next(),
+            _ => None,
+        }
+    }
+
     fn wrong(&self, why: impl Into<String>) -> Error {
         Error::Archive {
             path: self.path.clone(),

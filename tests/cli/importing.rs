@@ -155,3 +155,26 @@ fn regression_sparse_files_stay_sparse() {
         mount.unmount();
     }
 }
+
+#[test]
+fn regression_an_import_says_how_it_is_run() {
+    let store = Store::new();
+    let path = file(&store, "root.tar", &archive(&[("a", b"first")]));
+    let import = |change: &str| {
+        store.command([
+            "import",
+            "-c",
+            change,
+            "-c",
+            "ENV A=1",
+            path.to_str().unwrap(),
+            "app:1",
+        ])
+    };
+    succeed(&mut import(r#"CMD ["sh", "-l"]"#));
+    let format = "{{json .Config.Cmd}} {{json .Config.Env}}";
+    let said = store.stdout(["inspect", "--format", format, "app:1"]);
+    assert_eq!(said.trim_end(), r#"["sh","-l"] ["A=1"]"#);
+    let said = fail(&mut import("RUN make"), 2);
+    assert!(said.contains("none of CMD"), "{said}");
+}

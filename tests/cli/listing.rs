@@ -418,3 +418,16 @@ fn regression_names_of_changed_files_do_not_steer_terminals() {
     assert_eq!(shown, "A '/a\\x1b[2J'\r\n");
     assert_eq!(store.stdout(["container", "diff", "web"]), "A /a\x1b[2J\n");
 }
+
+#[test]
+fn regression_an_empty_format_is_none() {
+    let store = Store::new();
+    super::import(&store, "one:1", b"x");
+    let usual = store.stdout(["image", "ls"]);
+    assert_eq!(store.stdout(["image", "ls", "--format", ""]), usual);
+    let usual = store.stdout(["image", "inspect", "one:1"]);
+    assert_eq!(
+        store.stdout(["image", "inspect", "--format", "", "one:1"]),
+        usual
+    );
+}

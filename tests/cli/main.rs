@@ -4,6 +4,7 @@
 mod support;
 
 mod committing;
+mod completion;
 mod damage;
 mod helper;
 mod importing;

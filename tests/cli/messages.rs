@@ -139,10 +139,13 @@ fn regression_hints_name_what_can_help() {
             &["save", "--platform", "linux/s390x", "a:1"][..],
             "plyfs pull --platform linux/s390x a:1",
         ),
-        (&["inspect", "deadbeef"], "plyfs image ls lists what is"),
+        (
+            &["inspect", "deadbeef"],
+            "plyfs image ls lists what is there",
+        ),
         (
             &["history", "sha256:0123456789ab"],
-            "plyfs image ls lists what is",
+            "plyfs image ls lists what is there",
         ),
         (
             &["export", "web"],

@@ -416,6 +416,11 @@ fn a_private_authority() {
         given.as_os_str(),
         name.as_ref(),
     ]);
+    let given = given.to_str().unwrap();
+    let look = ["inspect", "--remote", "--cert-dir", given, &name];
+    assert!(store.stdout(look).contains("RepoDigests"));
+    let said = store.fails(2, ["inspect", "--cert-dir", given, &name]);
+    assert!(said.contains("--cert-dir go with --remote"), "{said}");
 
     let config = store.root().with_file_name("config");
     let own = config.join("containers/certs.d").join(registry.address());

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::made::{Made, store_image};
-use super::support::{Need, Store, require};
-use super::{listed, names};
+use super::support::{Need, Store, require, text};
+use super::{import, listed, names};
 
 fn image<'a>(layers: &'a [&'a str], created: &'a str) -> Made<'a> {
     Made {
@@ -291,4 +291,34 @@ fn regression_a_damaged_image_is_told_of_when_another_goes() {
     let output = store.run(["rmi", "app:2"]);
     assert!(output.stderr.is_empty(), "{output:?}");
     assert!(listed(&store).is_empty());
+}
+
+#[test]
+fn regression_a_pattern_without_a_match_keeps_nothing_else() {
+    let store = Store::new();
+    for name in ["one:1", "two:1", "two:2"] {
+        import(&store, name, name.as_bytes());
+    }
+    let arguments = ["image", "rm", "two:1", "none*", "two:*", "one:1"];
+    for dry_run in [true, false] {
+        let mut command = store.command(arguments);
+        if dry_run {
+            command.arg("--dry-run");
+        }
+        let output = command.output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("cannot remove none*: no name is like it"),
+            "{said}"
+        );
+        for name in ["one:1", "two:1", "two:2"] {
+            assert_eq!(
+                said.matches(&format!("Untagged: {name}\n")).count(),
+                1,
+                "{said}"
+            );
+        }
+    }
+    assert_eq!(store.stdout(["image", "ls", "-q"]), "");
 }

@@ -144,8 +144,7 @@ fn what_docker_s_registry_finds() {
         "alpine/git 248\n"
     );
     assert_eq!(names(&["--limit", "1"]), "alpine 11000\n");
-    let object: Value =
-        serde_json::from_str(&search(&["--limit", "1", "--format", "json"])).unwrap();
+    let object: Value = serde_json::from_str(&search(&["--limit", "1", "--json"])).unwrap();
     assert_eq!(object["IsOfficial"], "[OK]");
 
     for (args, why) in [

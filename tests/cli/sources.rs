@@ -7,7 +7,7 @@ use super::support::{
     Need, Registry, Store, User, compare_tree, make_odd_image, odd_image, require, skopeo_copy,
     succeed, temp_dir,
 };
-use super::{compare_with_expected, import_from, layout};
+use super::{compare_with_expected, import, import_from, layout};
 
 #[test]
 fn from_a_registry_as_root() {
@@ -142,5 +142,38 @@ fn from_a_directory_and_from_its_archive() {
             copy.path(),
             &odd.expected,
         );
+    }
+}
+
+#[test]
+fn regression_an_archive_of_one_image_says_what_it_is_called() {
+    let files = temp_dir();
+    let store = Store::new();
+    import(&store, "own.example/app:7", b"x");
+    let archive = files.path().join("some-file.tar");
+    store.run([
+        "save".as_ref(),
+        "-o".as_ref(),
+        archive.as_os_str(),
+        "own.example/app:7".as_ref(),
+    ]);
+    let directory = files.path().join("layout");
+    fs::create_dir(&directory).unwrap();
+    succeed(
+        Command::new("tar")
+            .arg("-xf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(&directory),
+    );
+    for source in [
+        format!("oci-archive:{}", archive.display()),
+        format!("docker-archive:{}", archive.display()),
+        format!("oci:{}", directory.display()),
+    ] {
+        let store = Store::new();
+        store.run(["pull", &source]);
+        let names = store.stdout(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+        assert_eq!(names.trim(), "own.example/app:7", "{source}");
     }
 }

@@ -21,6 +21,8 @@ pub struct Containerd {
     snapshotter: Option<Child>,
     /// What containers write through.
     writable: &'static str,
+    /// In which namespace of containerd's.
+    namespace: String,
 }
 
 /// Whether a containerd can be started here.
@@ -48,6 +50,15 @@ impl Containerd {
 
     /// Starts both, with what containers shall write through.
     pub fn start_writing(writable: &'static str) -> Containerd {
+        Containerd::start_with(writable, None)
+    }
+
+    /// Starts both, and containerd with what Kubernetes talks to. `pause` is the image of pods.
+    pub fn start_for_kubernetes(writable: &'static str, pause: &str) -> Containerd {
+        Containerd::start_with(writable, Some(pause))
+    }
+
+    fn start_with(writable: &'static str, pause: Option<&str>) -> Containerd {
         let directory = temp_dir();
         let root = directory.path();
         let bin = root.join("bin");
@@ -55,16 +66,23 @@ impl Containerd {
         symlink(helper_program(), bin.join("mount.plyfs")).unwrap();
         symlink(plyfs_program(), bin.join("plyfs-snapshotter")).unwrap();
         let here = root.display();
+        let (left_out, more) = match pause {
+            None => ("\"io.containerd.grpc.v1.cri\", ", String::new()),
+            Some(pause) => ("", kubernetes(pause, root)),
+        };
         let config = format!(
             "version = 2\nroot = \"{here}/root\"\nstate = \"{here}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
+             disabled_plugins = [{left_out}\"io.containerd.internal.v1.opt\"]\n{more}\
              [debug]\n  level = \"warn\"\n\
              [grpc]\n  address = \"{here}/containerd.sock\"\n\
              [ttrpc]\n  address = \"{here}/containerd.sock.ttrpc\"\n\
              [proxy_plugins.plyfs]\n  type = \"snapshot\"\n  address = \"{here}/plyfs.sock\"\n"
         );
         fs::write(root.join("config.toml"), config).unwrap();
+        // runc keeps the containers of a namespace at one place, whichever containerd they are of.
+        let own = root.file_name().unwrap().to_string_lossy().into_owned();
         let mut it = Containerd {
+            namespace: pause.map_or(own, |_| "k8s.io".to_owned()),
             directory,
             daemon: None,
             snapshotter: None,
@@ -140,11 +158,6 @@ impl Containerd {
         format!("{}:{rest}:/usr/sbin:/sbin", self.path("bin").display())
     }
 
-    /// runc keeps the containers of a namespace at one place, whichever containerd they are of.
-    fn namespace(&self) -> &std::ffi::OsStr {
-        self.directory.path().file_name().unwrap()
-    }
-
     /// `ctr ARGS`, not yet started.
     pub fn ctr<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = command_as(User::Same, "ctr");
@@ -152,7 +165,7 @@ impl Containerd {
         command
             .arg("-a")
             .arg(socket)
-            .env("CONTAINERD_NAMESPACE", self.namespace())
+            .env("CONTAINERD_NAMESPACE", &self.namespace)
             .env("PATH", self.search_path());
         for arg in args {
             command.arg(arg.as_ref());
@@ -223,17 +236,30 @@ impl Containerd {
 
     /// The same, with labels that call the image by another name.
     pub fn pull_described_as(&self, reference: &str, called: &str) {
-        let program = self.path("pull");
-        succeed(
-            Command::new(script("containerd-go"))
-                .arg("pull")
-                .arg(&program),
-        );
-        let mut pull = command_as(User::Same, program);
-        pull.env("CONTAINERD_NAMESPACE", self.namespace());
+        let mut pull = command_as(User::Same, self.client("pull"));
+        pull.env("CONTAINERD_NAMESPACE", &self.namespace);
         pull.arg(self.path("containerd.sock"));
         let output = pull.args(["plyfs", reference, called]).output().unwrap();
         self.succeeded(&["pull", reference], &output);
+    }
+
+    /// A program of `go/`, which is built first.
+    fn client(&self, name: &str) -> PathBuf {
+        let program = self.path(name);
+        if !program.exists() {
+            let mut build = Command::new(script("containerd-go"));
+            succeed(build.arg(name).arg(&program));
+        }
+        program
+    }
+
+    /// Asks for something as Kubernetes does, which must succeed, and returns what was printed.
+    pub fn cri(&self, args: &[&str]) -> String {
+        let mut cri = command_as(User::Same, self.client("cri"));
+        let output = cri.arg(self.path("containerd.sock")).args(args).output();
+        let output = output.unwrap();
+        self.succeeded(args, &output);
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Removes all images, and waits until nothing of them is left on our side.
@@ -299,6 +325,16 @@ impl Drop for Containerd {
             }
         }
     }
+}
+
+/// The configuration of the part of containerd that Kubernetes talks to, on a machine that is a container itself.
+fn kubernetes(pause: &str, root: &Path) -> String {
+    let (part, here) = ("plugins.\"io.containerd.grpc.v1.cri\"", root.display());
+    format!(
+        "[{part}]\n  sandbox_image = \"{pause}\"\n  restrict_oom_score_adj = true\n  disable_apparmor = true\n\
+         [{part}.cni]\n  bin_dir = \"{here}/cni\"\n  conf_dir = \"{here}/cni\"\n\
+         [{part}.containerd]\n  snapshotter = \"plyfs\"\n  disable_snapshot_annotations = false\n"
+    )
 }
 
 /// An archive, as `docker save` writes them, of a small image of two layers with a shell.

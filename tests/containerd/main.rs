@@ -5,6 +5,7 @@ mod support;
 
 mod fixture;
 mod kernel_writes;
+mod kubernetes;
 mod ordinary;
 mod process;
 mod whole_image;

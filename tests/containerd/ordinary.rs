@@ -36,6 +36,36 @@ fn containers_run_and_leave_nothing() {
     it.remove_images(&[IMAGE]);
 }
 
+/// What two namespaces of containerd have of one image is theirs, each by itself.
+#[test]
+fn two_namespaces_have_one_image() {
+    if !require_containerd(&[]) {
+        return;
+    }
+    let it = with_image();
+    let archive = it.path("small.tar");
+    let other = format!("{}-other", it.path("").file_name().unwrap().display());
+    let there = |args: &[&str]| it.run(&[&["-n", &other], args].concat());
+    let import = ["images", "import", "--snapshotter", "plyfs"];
+    there(&[&import[..], &[archive.to_str().unwrap()]].concat());
+    let run = ["run", "--rm", "--snapshotter", "plyfs", IMAGE, "one"];
+    let script = [
+        "/bin/sh",
+        "-c",
+        "echo x >> /etc/issue; grep -c . /etc/issue",
+    ];
+    // A container of the same name in each, while the other is there.
+    it.start_container(IMAGE, "one");
+    assert_eq!(there(&[&run[..], &script].concat()), "2\n");
+    assert_eq!(it.exec("one", "grep -c . /etc/issue"), "1\n");
+    it.remove_container("one");
+    it.run(&["images", "rm", "--sync", IMAGE]);
+    // The collector took what was of the one, and nothing of the other.
+    assert_eq!(there(&[&run[..], &script].concat()), "2\n");
+    there(&["images", "rm", "--sync", IMAGE]);
+    crate::support::wait_for("containerd's collector", || it.leftovers().is_empty());
+}
+
 #[test]
 fn a_killed_snapshotter_is_not_missed() {
     if !require_containerd(&[]) {

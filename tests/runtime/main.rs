@@ -170,6 +170,17 @@ fn the_status_is_that_of_the_command() {
             125,
             "/no/such",
         ),
+        // It is seen before the image is looked for: here, the word that was meant to be its command.
+        (
+            &["run", "--rm", "-v", "app", "127.0.0.1:1/true"],
+            2,
+            "cannot use the volume",
+        ),
+        (
+            &["run", "--rm", "-e", "=x", "127.0.0.1:1/true"],
+            2,
+            "names no variable",
+        ),
         (
             &["run", "--runtime", "no-such-runtime", "app"],
             125,

@@ -153,11 +153,14 @@ impl<'a> Trial<'a> {
             wrong.push(format!("not reclaimed: {more:?}"));
         }
         let less: Vec<_> = known.objects.difference(&objects).collect();
-        if !less.is_empty() && !(verb.repairs && !is_done) {
+        let may_be_put_aside = verb.repairs && !is_done;
+        if !less.is_empty() && !may_be_put_aside {
             wrong.push(format!("lost: {less:?}"));
         }
         let mut left = lab.left();
-        left.retain(|name| !((may_go_on || is_refused) && name.starts_with("store/")));
+        if may_go_on || is_refused {
+            left.retain(|name| !name.starts_with("store/"));
+        }
         if !left.is_empty() {
             wrong.push(format!("left: {left:?}"));
         }

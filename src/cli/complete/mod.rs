@@ -1,18 +1,32 @@
 //! Completion in shells: `source <(COMPLETE=bash plyfs)` teaches it verbs, flags and names of images.
 
+mod bash;
+
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
 use super::{Cli, Global, environment};
 use crate::store::Store;
 
 /// Answers a shell that asks for completions, and ends the process then; otherwise does nothing.
 pub fn answer() {
-    CompleteEnv::with_factory(Cli::command).complete();
+    let shells = Shells(&[&bash::WholeWords, &Elvish, &Fish, &Powershell, &Zsh]);
+    let completing = CompleteEnv::with_factory(Cli::command).shells(shells);
+    completing.complete();
+}
+
+/// Writes what teaches bash to complete, as `COMPLETE=bash plyfs` prints it.
+///
+/// # Errors
+/// Those of `out`.
+pub fn for_bash(out: &mut dyn Write) -> io::Result<()> {
+    bash::WholeWords.write_registration("COMPLETE", "plyfs", "plyfs", "plyfs", out)
 }
 
 /// Completes names of images of the store.
