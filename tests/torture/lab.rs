@@ -20,8 +20,9 @@ use super::support::{Need, Registry, User, command_as, plyfs_program, require, s
 ///          work/    store/, out.tar: what is made again for each run
 /// ```
 pub struct Lab {
-    base: TempDir,
+    // Before the directory in which it is mounted.
     pub ground: Ground,
+    base: TempDir,
     /// One that has the image, too, if the program for it is there.
     pub registry: Option<Registry>,
 }
