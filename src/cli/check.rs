@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use clap::Args;
 use serde_json::json;
 
+use super::access::Access;
+use super::check_fetch::Fetchable;
 use super::failure::{self, Failure};
 use super::{Global, Result, environment, output};
 use crate::store::{self, ObjectKind, Rebuilt, Store};
@@ -20,16 +22,22 @@ use crate::{cause, image};
 #[command(after_help = "\
 Examples:
   plyfs check
-  plyfs check --repair")]
+  plyfs check --repair
+  plyfs check --repair --no-fetch")]
 pub struct Check {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Make what is damaged again from what is stored, or remove it, so that the next pull of its
-    /// image fetches just that; leave what a mount uses. Remove what no image needs; make a damaged
-    /// list of images, and the files that mark the store, again
+    /// Make what is damaged again from what is stored, or remove it and fetch just that again; leave
+    /// what a mount uses. Remove what no image needs; make a damaged list of images, and the files that
+    /// mark the store, again
     #[arg(long)]
     repair: bool,
+    /// With --repair: ask no registry
+    #[arg(long, requires = "repair")]
+    no_fetch: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl Check {
@@ -61,8 +69,13 @@ impl Check {
             .map(str::to_owned)
             .collect();
         if self.repair {
+            let needing = needing(damages.iter());
+            let fetchable = Fetchable::of(&store, &needing, &imported)?;
             outcomes = image::repair(&store, &damages)
                 .map_err(|error| Failure::new("cannot put right what is damaged", error))?;
+            if !self.no_fetch {
+                fetchable.fetch(&store, &self.access, self.json, &damages, &mut outcomes)?;
+            }
             // What was damaged is told first.
             cleaned = store
                 .drop_interrupted()
@@ -70,10 +83,11 @@ impl Check {
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }
-        let rebuilt = outcomes.iter();
-        let rebuilt = rebuilt.filter(|it| **it == image::Outcome::Rebuilt);
+        let count_of = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
+        let rebuilt = count_of(image::Outcome::Rebuilt);
+        let fetched = count_of(image::Outcome::Fetched);
         let damaged = damages.len() + broken.len();
-        let left = damaged - rebuilt.count();
+        let left = damaged - rebuilt - fetched;
         let interrupted = store
             .interrupted_bytes()
             .map_err(|error| Failure::new("cannot check the store", error))?;
@@ -137,10 +151,13 @@ impl Check {
                 output::line(&format!("container {name}: {why}{then}"))?;
             }
             let checked = count.get();
-            let healed = match self.repair && damaged > 0 {
-                true => format!(", {} made again", damaged - left),
+            let mut healed = match self.repair && damaged > 0 {
+                true => format!(", {rebuilt} made again"),
                 false => String::new(),
             };
+            if fetched > 0 {
+                healed += &format!(", {fetched} fetched again");
+            }
             output::line(&format!(
                 "{checked} objects checked, {damaged} damaged{healed}"
             ))?;
@@ -204,6 +221,7 @@ fn outcome(outcome: &image::Outcome) -> &'static str {
     match outcome {
         image::Outcome::Rebuilt => "made again",
         image::Outcome::Removed => "removed",
+        image::Outcome::Fetched => "fetched again",
         image::Outcome::InUse => "left, since it is in use",
     }
 }

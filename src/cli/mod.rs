@@ -7,6 +7,7 @@ mod access;
 mod bundle;
 mod cat;
 mod check;
+mod check_fetch;
 mod commit;
 mod complete;
 mod container;

@@ -1,4 +1,4 @@
-//! Puts right what a check found: made again from what is stored, or moved out of the way.
+//! Puts right what a check found: made again from what is stored, moved out of the way, or fetched again.
 //!
 //! # Invariants
 //! * A layer whose blob is sound is made again, never thrown away: not every image can be pulled.
@@ -9,12 +9,14 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 
 use crate::cause;
-use crate::oci::{ChainId, Descriptor, DiffId, Digest};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, Platform};
 use crate::pack::{Limits, Progress, pack_layer};
-use crate::store::{self, Object, ObjectKind, Store};
+use crate::registry::{ManifestName, Source};
+use crate::store::{self, LeaseKind, Object, ObjectKind, Record, Store};
 
 use super::check::Damage;
-use super::receive::{commit, source_of, write_packed};
+use super::pull::{Platforms, PullRequest, fetch_platforms};
+use super::receive::{Observer, commit, source_of, write_packed};
 use super::{Error, Result, find, open};
 
 /// What became of something damaged.
@@ -24,6 +26,8 @@ pub enum Outcome {
     Rebuilt,
     /// It is gone; its images lack it until they are pulled or imported again.
     Removed,
+    /// It came again from where its image had come from.
+    Fetched,
     /// A live mount or pull needs it, so it was left.
     InUse,
 }
@@ -66,6 +70,66 @@ pub fn repair(store: &Store, damages: &[Damage]) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
+/// An image of the list, and what it is stored for.
+#[derive(Debug)]
+pub struct Stored {
+    record: Record,
+    /// Of an index.
+    platforms: Vec<Platform>,
+}
+
+impl Stored {
+    /// To be read before a repair, which may remove what tells it.
+    #[must_use]
+    pub fn read(store: &Store, record: Record) -> Stored {
+        // Of an index that cannot be read, the image for this machine is what somebody can use.
+        let manifests = store.manifests(&record.descriptor).unwrap_or_default();
+        let platforms = manifests.into_iter();
+        let platforms = platforms.filter_map(|(descriptor, _)| descriptor.platform);
+        let platforms = platforms.collect();
+        Stored { record, platforms }
+    }
+
+    /// Fetches what the image lacks from `source`, whatever its name stands for there by now.
+    ///
+    /// # Errors
+    /// As [`super::pull`].
+    pub fn fetch_lost(
+        &self,
+        store: &Store,
+        source: &dyn Source,
+        parallel: usize,
+        observer: Observer<'_>,
+        prepared: &mut dyn FnMut(&[Descriptor]),
+    ) -> Result<()> {
+        let request = PullRequest {
+            source,
+            name: &ManifestName::Digest(self.record.descriptor.digest),
+            store_as: None,
+            platform: None,
+            limits: &Limits::default(),
+            parallel,
+        };
+        let platforms = match self.platforms.as_slice() {
+            [] => Platforms::One(None),
+            platforms => Platforms::Each(platforms),
+        };
+        let prepared = &mut |_: super::Part<'_>, manifest: &crate::oci::Manifest| {
+            prepared(&manifest.layers);
+        };
+        // It is listed, so it stays when the lease ends.
+        fetch_platforms(
+            store,
+            &request,
+            platforms,
+            LeaseKind::Pull,
+            observer,
+            prepared,
+        )?
+        .end()
+    }
+}
+
 /// What the images say about their layers.
 #[derive(Default)]
 struct Plan {
@@ -81,7 +145,7 @@ impl Plan {
         for record in store.images()? {
             let manifests = store.manifests(&record.descriptor).map_err(Error::from);
             for (descriptor, _) in unless_damaged(manifests)?.unwrap_or_default() {
-                let of_platform = store::Record {
+                let of_platform = Record {
                     descriptor,
                     ..record.clone()
                 };

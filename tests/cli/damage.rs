@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::made::{Layout, Made};
-use super::support::{Need, Store, plyfs_program, require, succeed, text, wait_for};
+use super::support::{Need, Registry, Store, plyfs_program, require, succeed, text, wait_for};
 use super::{import, import_from, layout, names};
 
 #[test]
@@ -371,4 +371,62 @@ fn regression_a_damaged_record_of_a_container_stops_only_what_needs_it() {
     assert!(!directory.exists());
     assert_eq!(names(&store, "layers/sha256").len(), 1);
     store.run(["check"]);
+}
+
+/// Just what is damaged comes again, be its tag another image's by now; without leave no registry is asked.
+#[test]
+fn what_cannot_be_made_again_is_fetched_again() {
+    if !require(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let mut made = Layout::new(&store, "made");
+    let image = |layers| Made {
+        layers,
+        ..Made::default()
+    };
+    made.add("x", &image(&["one", "two"]));
+    made.add("y", &image(&["three"]));
+    registry.push(&made.path, "x", "app:1");
+    let reference = registry.reference("app:1");
+    store.run(["pull", "--insecure", &reference]);
+    registry.push(&made.path, "y", "app:1");
+    let field = |what: &str| store.stdout(["inspect", "-f", what, &reference]);
+    let blob = |digest: &str| store.root().join("blobs").join(digest.replace(':', "/"));
+    let details = field("{{range .Layers}}{{.Digest}} {{.DiffId}} {{end}}");
+    let details: Vec<&str> = details.split_whitespace().collect();
+    let [first, first_diff_id, second, _] = details[..] else {
+        panic!("{details:?}");
+    };
+    let listed = store.stdout(["images", "--digests", "--no-trunc"]);
+    registry.lose_blob(&second.parse().unwrap());
+    let layer = store
+        .root()
+        .join("layers")
+        .join(first_diff_id.replace(':', "/"));
+    for damaged in [
+        blob(first),
+        layer.join("pack"),
+        blob(field("{{.Id}}").trim()),
+    ] {
+        fs::write(damaged, "damaged").unwrap();
+    }
+    let copy = store.root().with_file_name("copy");
+    succeed(Command::new("cp").arg("-a").arg(store.root()).arg(&copy));
+    let kept = |arguments: &[&str]| {
+        let mut command = Command::new(plyfs_program());
+        command.arg("--root").arg(&copy).args(arguments);
+        command.output().unwrap()
+    };
+    let output = kept(&["check", "--repair", "--no-fetch"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output).contains("pull it again: "), "{output:?}");
+    let output = store.run(["check", "--repair", "--insecure"]);
+    let said = text(&output);
+    assert!(
+        said.contains("3 damaged, 0 made again, 3 fetched again"),
+        "{said}"
+    );
+    store.run(["check"]);
+    assert_eq!(store.stdout(["images", "--digests", "--no-trunc"]), listed);
 }
