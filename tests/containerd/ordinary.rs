@@ -1,6 +1,8 @@
 //! Images that containerd fetches and unpacks by itself.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fixture::{Containerd, layout, require_containerd, small_archive};
 use crate::support::{skopeo_copy, succeed};
@@ -105,6 +107,7 @@ fn the_snapshotter_may_be_killed_at_any_moment() {
     };
     for round in 0..6_u64 {
         // Calls of which the last ones are cut short, each time at another point.
+        let done = Arc::new(AtomicU64::new(0));
         let script: Vec<_> = (0..8)
             .map(|n| {
                 let (key, name) = (format!("k{round}-{n}"), format!("n{round}-{n}"));
@@ -114,13 +117,18 @@ fn the_snapshotter_may_be_killed_at_any_moment() {
                 )
             })
             .collect();
+        let count = Arc::clone(&done);
         let caller = std::thread::spawn(move || {
             for (mut prepare, mut commit) in script {
                 prepare.output().unwrap();
                 commit.output().unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        std::thread::sleep(std::time::Duration::from_millis(60 + 37 * round));
+        crate::support::wait_for("some calls", || {
+            done.load(Ordering::Relaxed) > 1 + round % 3
+        });
+        std::thread::sleep(std::time::Duration::from_millis(7 * round));
         it.kill_snapshotter();
         caller.join().unwrap();
     }
