@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::error::{Error, Result};
 use super::unmount;
 use crate::fuse::{self, Connection, Ended};
+use crate::sys::descriptor;
 use crate::sys::mount::MountIdentity;
 use crate::sys::process::{self, Signals};
 
@@ -74,6 +75,10 @@ impl Server {
     /// Starts to answer requests.
     pub(super) fn start(connection: Connection) -> Result<Server> {
         let ended = Arc::new(process::event().map_err(Error::system("cannot make an event"))?);
+        // The last moment at which there is one thread.
+        if let Err(error) = descriptor::make_room(&*ended) {
+            log::debug!("the table of open files grows by and by: {error}");
+        }
         let lost = Arc::new(AtomicBool::new(false));
         let (event, flag) = (Arc::clone(&ended), Arc::clone(&lost));
         fuse::on_lost_thread(move || {

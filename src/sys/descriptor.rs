@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Takes over a descriptor that somebody else opened for this process and passed by number.
@@ -29,6 +30,25 @@ pub fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
 /// What fcntl(2) reports.
 pub fn inherit(file: &impl AsFd) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// As many descriptors as a process has room for after [`make_room`], if its limit allows that.
+const ROOM: u64 = 2048;
+
+/// Makes room for many descriptors, to be called as long as there is one thread.
+///
+/// With several, each time the kernel enlarges the table of descriptors (at 64, 128, 256, ...) it waits until no thread
+/// can see the old one (`synchronize_rcu` in `fs/file.c`), which takes ten milliseconds.
+///
+/// # Errors
+/// What getrlimit(2) and fcntl(2) report.
+pub fn make_room(any: &impl AsFd) -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let highest = RawFd::try_from(limit.min(ROOM).saturating_sub(1)).map_err(io::Error::other)?;
+    let copy = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(highest))?;
+    // SAFETY: the kernel has just returned this descriptor to us.
+    drop(unsafe { OwnedFd::from_raw_fd(copy) });
     Ok(())
 }
 

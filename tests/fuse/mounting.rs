@@ -401,3 +401,29 @@ fn regression_directories_that_a_daemon_writes_to_are_not_used_twice() {
     succeed(store.command(["mount", "-o", &options]).arg(path("second")));
     succeed(store.command(["umount"]).arg(path("second")));
 }
+
+/// Each time the kernel enlarges the table of a process with threads, all of them wait for ten milliseconds.
+#[test]
+fn regression_the_table_of_open_files_is_large_before_there_are_threads() {
+    let (Some(union), Some(lab)) = (Writable::new(), crate::fixture::Lab::new()) else {
+        return;
+    };
+    let has_room = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+        let size: u64 = size.unwrap().trim().parse().unwrap();
+        let (_, limit) =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        assert!(size >= limit.min(2048), "{size}");
+    };
+    let mount = union.mount(&[]);
+    has_room(crate::fixture::daemon(mount.path()).unwrap());
+    let image = lab.mount(&[]);
+    crate::support::wait_for("a server", || {
+        !crate::support::children(lab.daemon()).is_empty()
+    });
+    crate::support::children(lab.daemon())
+        .into_iter()
+        .for_each(has_room);
+    drop(image);
+}
