@@ -9,7 +9,8 @@ use super::Result;
 use super::failure::Failure;
 use crate::oci::Mount;
 use crate::store::Store;
-use crate::sys::writable::{NewTime, WritableDir};
+use crate::sys::at::RootFd;
+use crate::sys::writable::{At, NewTime, WritableDir};
 
 /// How many symlinks lead to a place at most, as in the kernel.
 const MOST_LINKS: u32 = 40;
@@ -109,36 +110,33 @@ impl Maker {
     ) -> io::Result<()> {
         let mut path = Vec::new();
         let mut copied = Vec::new();
+        let mut upper = Some(RootFd::open(&self.upper)?);
         for above in names {
             path.extend_from_slice(above);
-            if !self.is_in_upper(&path)? {
-                copied.push(path.clone());
-            }
+            upper = match upper.map(|upper| upper.directory(above)) {
+                Some(Ok(found)) => Some(found),
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {
+                    copied.push(path.clone());
+                    None
+                }
+            };
             path.push(b'/');
         }
         path.extend_from_slice(name);
         let (seconds, nanoseconds) = directory.at(b"").stat()?.mtime;
+        // Not by name: whoever owns the directory may have put a symlink there since.
         if is_file {
-            directory.create_file(name, 0o644)?;
-            directory.at(name).set_mode(0o644)?;
+            let file = directory.create_file(name, 0o644)?;
+            At::file(&file).set_mode(0o644)?;
         } else {
             directory.make_directory(name, 0o755)?;
-            directory.at(name).set_mode(0o755)?;
+            directory.directory(name)?.at(b"").set_mode(0o755)?;
         }
         let before = NewTime::Set(seconds, nanoseconds);
         directory.at(b"").set_times(NewTime::Keep, before)?;
         self.made.extend(copied);
         self.made.insert(path);
         Ok(())
-    }
-
-    fn is_in_upper(&self, path: &[u8]) -> io::Result<bool> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = self.upper.join(std::ffi::OsStr::from_bytes(path));
-        match path.symlink_metadata() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -398,7 +398,7 @@ impl<'a> At<'a> {
         Ok(fchownat(self.fd, self.checked()?, uid, gid, flags)?)
     }
 
-    /// chmod(2); the object must not be a symlink.
+    /// chmod(2); the object must not be a symlink, and a name none that others may put one at: it is followed.
     ///
     /// # Errors
     /// What it reports.
