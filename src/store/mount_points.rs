@@ -4,15 +4,13 @@
 //! that, and from then on it counts as any other.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store, files};
+use crate::sys::at::{RootFd, Stat};
 
 /// An entry of an upper directory, as it was when it was made.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,17 +24,21 @@ struct Made {
 
 impl Store {
     /// What was made in a container for mounts only, and nobody has changed since: paths without a leading slash.
+    /// Of a record that is damaged there is a warning only.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Json`].
+    /// [`Error::Io`].
     pub fn mount_points(&self, container: &str) -> Result<BTreeSet<Vec<u8>>> {
         let path = self.mount_points_path(container);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            Err(error) => return Err(Error::io(error, "reading", &path)),
+        let all: Vec<Made> = match files::read_json(&path) {
+            Ok(all) => all.unwrap_or_default(),
+            // Nothing is lost: what is in it is a change then.
+            Err(error @ Error::Json { .. }) => {
+                log::warn!("{error}: what was made in {container} for mounts counts as changes");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
         };
-        let all: Vec<Made> = serde_json::from_slice(&bytes).map_err(|e| Error::json(e, &path))?;
         let upper = self.container_upper(container);
         let mut found = BTreeSet::new();
         for made in all {
@@ -68,23 +70,30 @@ impl Store {
     }
 }
 
-/// What is at `path` at present, if anything is.
+/// What is at `path` at present, if anything is. The container may have put symlinks on the way: none is followed.
 fn look(upper: &Path, path: &[u8]) -> Result<Option<Made>> {
-    let at = upper.join(OsStr::from_bytes(path));
-    match std::fs::symlink_metadata(&at) {
+    match stat(upper, path) {
         Ok(found) => Ok(Some(Made {
             path: path.to_vec(),
-            inode: found.ino(),
-            ctime: (found.ctime(), found.ctime_nsec()),
+            inode: found.ino,
+            ctime: (found.ctime.0, i64::from(found.ctime.1)),
         })),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(Error::io(error, "reading", &at)),
+        // EINVAL: no name, so the record is damaged.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES | libc::EINVAL) => {
+                Ok(None)
+            }
+            _ => Err(Error::io(error, "reading", upper)),
+        },
     }
+}
+
+fn stat(upper: &Path, path: &[u8]) -> io::Result<Stat> {
+    let mut directory = RootFd::open(upper)?;
+    let mut names = path.split(|byte| *byte == b'/');
+    let last = names.next_back().unwrap_or_default();
+    for name in names {
+        directory = directory.directory(name)?;
+    }
+    directory.stat(last)
 }

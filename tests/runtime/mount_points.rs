@@ -118,3 +118,47 @@ fn regression_mount_points_behind_links_are_no_changes() {
     fixture.store.run(["container", "rm", "kept"]);
     fixture.is_clean();
 }
+
+#[test]
+fn regression_mount_points_are_not_looked_for_behind_links() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let fixture = Fixture::new(User::Same);
+    fixture.run_kept(&["-v", "/etc:/data/in/deep", "-v", "/etc:/loop/in"], "true");
+    assert_eq!(fixture.diff(), "");
+    fixture.run_kept(
+        &[],
+        "mv /data/in /moved; ln -s ../moved /data/in; rm -r /loop; ln -s loop /loop",
+    );
+    let expected = "A /data\nA /data/in\nA /loop\nA /moved\nA /moved/deep\n";
+    assert_eq!(fixture.diff(), expected);
+    fixture.store.run(["commit", "kept", "app:2"]);
+    fixture.run_kept(&[], "true");
+    fixture.store.run(["container", "rm", "kept"]);
+    fixture.is_clean();
+}
+
+#[test]
+fn regression_a_damaged_record_of_mount_points_is_no_obstacle() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let fixture = Fixture::new(User::Same);
+    fixture.run_kept(&["-v", "/etc:/data/in"], "true");
+    let record = fixture
+        .store
+        .root()
+        .join("containers/kept/mount-points.json");
+    fs::write(&record, "{").unwrap();
+    let output = succeed(&mut fixture.command(&["container", "diff", "kept"]));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("mount-points.json is damaged"), "{told}");
+    let changes = String::from_utf8(output.stdout).unwrap();
+    assert!(changes.contains("A /data\nA /data/in\n"), "{changes}");
+    fixture.store.run(["commit", "kept", "app:2"]);
+    fixture.run_kept(&["-v", "/etc:/other"], "true");
+    assert!(!fixture.diff().contains("/other"));
+    fixture.store.run(["container", "rm", "kept"]);
+    fixture.is_clean();
+}
