@@ -41,12 +41,13 @@ struct Place<'a> {
 struct Walk<'a> {
     base: &'a Union,
     marks: Namespace,
+    but: &'a BTreeSet<Vec<u8>>,
     found: Vec<(Change, Vec<u8>)>,
 }
 
 /// Tells what the directory `upper`, whose marks are in the namespace `marks`, changes of `base`: paths from the root
-/// without a leading slash, each directory before what is in it. What `but` names is left out, unless something in it
-/// changed.
+/// without a leading slash, each directory before what is in it. What `but` names counts as
+/// not made, unless something in it changed: what it hides of the base is told as gone.
 ///
 /// # Errors
 /// What reading either of them reports.
@@ -71,25 +72,11 @@ pub fn changes(
     let mut walk = Walk {
         base,
         marks,
+        but,
         found: Vec::new(),
     };
     walk.directory(&place)?;
-    Ok(without(walk.found, but))
-}
-
-/// Leaves out what `but` names where nothing that stays is in it.
-fn without(found: Vec<(Change, Vec<u8>)>, but: &BTreeSet<Vec<u8>>) -> Vec<(Change, Vec<u8>)> {
-    let mut kept: Vec<(Change, Vec<u8>)> = Vec::new();
-    for (change, path) in found.into_iter().rev() {
-        let below = kept
-            .last()
-            .and_then(|(_, last)| last.strip_prefix(path.as_slice()));
-        if !but.contains(&path) || below.is_some_and(|rest| rest.starts_with(b"/")) {
-            kept.push((change, path));
-        }
-    }
-    kept.reverse();
-    kept
+    Ok(walk.found)
 }
 
 impl Walk<'_> {
@@ -125,7 +112,10 @@ impl Walk<'_> {
                 Some(_) => Change::Changed,
                 None => Change::Added,
             };
+            let number = self.found.len();
             self.found.push((change, path.clone()));
+            // The directory of the base that is seen in it.
+            let mut seen = None;
             let directory_of = |found: Option<(NodeNumber, FileKind)>| {
                 found
                     .filter(|(_, kind)| *kind == FileKind::Directory)
@@ -145,6 +135,7 @@ impl Walk<'_> {
                         (_, None) => below,
                         (_, Some(redirect)) => self.redirected(place.below, redirect)?,
                     };
+                    seen = below;
                     self.directory(&Place {
                         upper: Some((&directory, &marks)),
                         below,
@@ -160,8 +151,25 @@ impl Walk<'_> {
                 })?,
                 _ => {}
             }
+            // What shows the contents of another directory counts in any case.
+            if self.but.contains(&path) && (seen.is_none() || seen == before) {
+                self.leave_out(number, seen.is_none() && change == Change::Changed);
+            }
         }
         Ok(())
+    }
+
+    /// Leaves out what was found as `number`, if nothing that stays is in it. If it hides something of the base, that
+    /// is gone instead.
+    fn leave_out(&mut self, number: usize, hides: bool) {
+        let mut inside = self.found.iter().skip(number + 1);
+        if !inside.all(|(change, _)| hides && *change == Change::Deleted) {
+            return;
+        }
+        self.found.truncate(number + usize::from(hides));
+        if hides && let Some((change, _)) = self.found.last_mut() {
+            *change = Change::Deleted;
+        }
     }
 
     fn names(&self, directory: Option<NodeNumber>) -> Result<Vec<Vec<u8>>> {
@@ -236,31 +244,4 @@ fn entries(
         found.insert(name, kind.filter(|_| !whiteout));
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_to_be_left_out_stays_where_something_in_it_changed() {
-        let rows = |paths: &[&str]| -> Vec<(Change, Vec<u8>)> {
-            let row = |path: &&str| (Change::Changed, path.as_bytes().to_vec());
-            paths.iter().map(row).collect()
-        };
-        let but = ["a", "a/b", "a/b/c", "ab", "d"];
-        let but = but.iter().map(|path| path.as_bytes().to_vec()).collect();
-        for (found, kept) in [
-            (&["a", "a/b", "a/b/c"][..], &[][..]),
-            (&["a", "a/b", "a/b/c", "a/x", "ab"], &["a", "a/x"]),
-            (
-                &["a", "a/b", "a/b/c", "a/b/c/d", "d"],
-                &["a", "a/b", "a/b/c", "a/b/c/d"],
-            ),
-            (&["a", "ab", "ab/x"], &["ab", "ab/x"]),
-            (&["x"], &["x"]),
-        ] {
-            assert_eq!(without(rows(found), &but), rows(kept));
-        }
-    }
 }
