@@ -25,20 +25,24 @@ impl Fixture {
     }
 }
 
-#[test]
-fn regression_what_is_made_to_be_mounted_on_is_no_change() {
-    if !require(&NEEDS) {
-        return;
-    }
-    let kinds: &[(User, &[&str])] = match is_root() {
+/// Who runs containers, and with what.
+fn kinds() -> &'static [(User, &'static [&'static str])] {
+    match is_root() {
         true => &[
             (User::Same, &[]),
             (User::Same, &["--writable", "auto"]),
             (User::Plain, &[]),
         ],
         false => &[(User::Same, &[])],
-    };
-    for &(user, options) in kinds {
+    }
+}
+
+#[test]
+fn regression_what_is_made_to_be_mounted_on_is_no_change() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for &(user, options) in kinds() {
         let fixture = Fixture::new(user);
         let shared = super::support::temp_dir();
         fs::write(shared.path().join("file"), "of the machine\n").unwrap();
@@ -125,45 +129,47 @@ fn regression_what_a_mount_point_hides_is_gone() {
     if !require(&NEEDS) {
         return;
     }
-    let fixture = Fixture::new(User::Same);
-    let base = "mkdir -p /base/gone/sub /base/empty /base/again /base/moved/sub; cd /base; touch app.conf gone/sub/f again/f";
-    fixture.run_kept(&[], base);
-    fixture.store.run(["commit", "kept", "app:1"]);
-    fixture.store.run(["container", "rm", "kept"]);
-    let run = |options: &[&str], script: &str| {
-        let run = ["run", "-u", "0", "--name", "kept", "--entrypoint", "sh"];
-        let args = [&run, options, &["app:1", "-c", script]].concat();
-        succeed(&mut fixture.command(&args));
-    };
-    let remove = "cd /base; rm -r app.conf gone empty again; mkdir again; mv moved new";
-    run(&[], remove);
-    let removed = "C /base\nC /base/again\nD /base/again/f\nD /base/app.conf\nD /base/empty\n\
+    for &(user, options) in kinds() {
+        let fixture = Fixture::new(user);
+        let base = "mkdir -p /base/gone/sub /base/empty /base/again /base/moved/sub; cd /base; touch app.conf gone/sub/f again/f";
+        fixture.run_kept(&[], base);
+        fixture.store.run(["commit", "kept", "app:1"]);
+        fixture.store.run(["container", "rm", "kept"]);
+        let run = |volumes: &[&str], script: &str| {
+            let run = ["run", "-u", "0", "--name", "kept", "--entrypoint", "sh"];
+            let args = [&run, options, volumes, &["app:1", "-c", script]].concat();
+            succeed(&mut fixture.command(&args));
+        };
+        let remove = "cd /base; rm -r app.conf gone empty again; mkdir again; mv moved new";
+        run(&[], remove);
+        let removed = "C /base\nC /base/again\nD /base/again/f\nD /base/app.conf\nD /base/empty\n\
                    D /base/gone\nD /base/moved\nA /base/new\nA /base/new/sub\n";
-    assert_eq!(fixture.diff(), removed);
-    fixture.store.run(["commit", "kept", "app:2"]);
-    let volumes = [
-        "/etc/hostname:/base/app.conf",
-        "/etc:/base/gone/sub/f",
-        "/etc:/base/empty",
-        "/etc/hostname:/base/again/f",
-        "/etc:/base/new/sub/deep",
-    ];
-    let options: Vec<&str> = volumes.iter().flat_map(|volume| ["-v", volume]).collect();
-    run(&options, "read line </base/app.conf");
-    assert_eq!(fixture.diff(), removed);
-    fixture.store.run(["commit", "kept", "app:3"]);
-    let listed = |image| fixture.store.stdout(["ls", "-R", image]);
-    assert_eq!(listed("app:3"), listed("app:2"));
+        assert_eq!(fixture.diff(), removed);
+        fixture.store.run(["commit", "kept", "app:2"]);
+        let volumes = [
+            "/etc/hostname:/base/app.conf",
+            "/etc:/base/gone/sub/f",
+            "/etc:/base/empty",
+            "/etc/hostname:/base/again/f",
+            "/etc:/base/new/sub/deep",
+        ];
+        let volumes: Vec<&str> = volumes.iter().flat_map(|volume| ["-v", volume]).collect();
+        run(&volumes, "read line </base/app.conf");
+        assert_eq!(fixture.diff(), removed);
+        fixture.store.run(["commit", "kept", "app:3"]);
+        let listed = |image| fixture.store.stdout(["ls", "-R", image]);
+        assert_eq!(listed("app:3"), listed("app:2"));
 
-    // What a container does there shows what was made.
-    run(&[], "touch /base/gone/sub/x");
-    let expected = removed.replace(
-        "D /base/gone\n",
-        "C /base/gone\nC /base/gone/sub\nD /base/gone/sub/f\nA /base/gone/sub/x\n",
-    );
-    assert_eq!(fixture.diff(), expected);
-    fixture.store.run(["container", "rm", "kept"]);
-    fixture.is_clean();
+        // What a container does there shows what was made.
+        run(&[], "touch /base/gone/sub/x");
+        let expected = removed.replace(
+            "D /base/gone\n",
+            "C /base/gone\nC /base/gone/sub\nD /base/gone/sub/f\nA /base/gone/sub/x\n",
+        );
+        assert_eq!(fixture.diff(), expected);
+        fixture.store.run(["container", "rm", "kept"]);
+        fixture.is_clean();
+    }
 }
 
 #[test]
