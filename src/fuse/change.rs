@@ -175,12 +175,13 @@ impl Adapter {
                 self.overlay.set_attributes(node, &change)?;
             }
         }
-        self.overlay.set_xattr(node, name, value, how)?;
+        let set = self.overlay.set_xattr(node, name, value, how);
         if !self.settings.acl && name == ACCESS_ACL {
-            // The mode, too, of which a kernel that knows nothing of ACLs does not think.
+            // The mode, too, of which a kernel that knows nothing of ACLs does not think; a part of it may have been
+            // done.
             self.files.notes.add(Note::Attributes(node));
         }
-        Ok(())
+        set
     }
 
     pub(super) fn create_file(
