@@ -164,6 +164,13 @@ impl Adapter {
         (name, value): (&[u8], &[u8]),
         how: XattrChange,
     ) -> Result<()> {
+        let set = self.overlay.set_xattr(node, name, value, how);
+        if !self.settings.acl && name == ACCESS_ACL {
+            // The mode, too, of which a kernel that knows nothing of ACLs does not think; a part of it may have been
+            // done.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        set?;
         if self.settings.acl && name == ACCESS_ACL && caller.uid() != 0 {
             let now = self.overlay.attributes(node)?;
             let is_set = now.permissions & SET_GROUP_ID_ALONE != 0;
@@ -175,13 +182,7 @@ impl Adapter {
                 self.overlay.set_attributes(node, &change)?;
             }
         }
-        let set = self.overlay.set_xattr(node, name, value, how);
-        if !self.settings.acl && name == ACCESS_ACL {
-            // The mode, too, of which a kernel that knows nothing of ACLs does not think; a part of it may have been
-            // done.
-            self.files.notes.add(Note::Attributes(node));
-        }
-        set
+        Ok(())
     }
 
     pub(super) fn create_file(
