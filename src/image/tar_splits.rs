@@ -71,3 +71,24 @@ fn write_one(store: &Store, split: &TarSplit, new: &Path) -> Result<()> {
 fn cannot(error: io::Error, split: &TarSplit) -> Error {
     Error::io(error, format!("writing {}", split.path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_what_cannot_be_written_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(&directory.path().join("store")).unwrap();
+        let split = |path: &str| TarSplit {
+            path: directory.path().join(path),
+            diff_id: DiffId(Digest::of(b"layer")),
+            blob: Digest::of(b"blob"),
+        };
+        assert!(write(&store, vec![split("missing/split")]).is_err());
+        // A blob that is not there is a warning.
+        write(&store, vec![split("split")]).unwrap();
+        let left = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 1, "the store alone");
+    }
+}
