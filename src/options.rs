@@ -369,7 +369,8 @@ fn path(value: &[u8]) -> Option<PathBuf> {
 /// Reads `top:middle:bottom::data::more-data`.
 fn layers(value: &[u8]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), &'static str> {
     // The quotes are for commas; colons are escaped there, too.
-    let value = quoted(value).unwrap_or(value);
+    let whole = quoted(value).filter(|inner| !inner.contains(&b'"'));
+    let value = whole.unwrap_or(value);
     let (mut lowers, mut data_only) = (Vec::new(), Vec::new());
     let (mut data, mut escaped, mut start) = (false, false, 0);
     let mut pieces = Vec::new();
@@ -447,6 +448,8 @@ mod tests {
         assert_eq!(paths(&options.data_only), [b"/e,f"]);
         assert_eq!(options.upper, Some("/u,v".into()));
         assert_eq!(options.read_only, Some(true));
+        let each: [&[u8]; 2] = [b"/a", b"/b"];
+        assert_eq!(paths(&parse(r#"lowerdir="/a":"/b",ro"#).lowers), each);
     }
 
     #[test]

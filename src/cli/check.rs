@@ -42,6 +42,11 @@ pub struct Check {
 
 impl Check {
     pub fn run(self, global: &Global) -> Result<ExitCode> {
+        if self.access.is_given() && (!self.repair || self.no_fetch) {
+            let why =
+                "--insecure, --authfile and --cert-dir go with --repair, which asks registries";
+            return Err(Failure::usage(why));
+        }
         self.marks(global)?;
         let store = environment::open_store(global)?;
         if self.repair
@@ -76,10 +81,16 @@ impl Check {
             if !self.no_fetch {
                 fetchable.fetch(&store, &self.access, self.json, &damages, &mut outcomes)?;
             }
-            // What was damaged is told first.
-            cleaned = store
-                .drop_interrupted()
-                .and_then(|_| store.sweep(SystemTime::now()).map(drop));
+            let is_lost = |(damage, outcome): (&image::Damage, &image::Outcome)| {
+                *outcome == image::Outcome::Removed && !damage.images.is_empty()
+            };
+            // What was damaged is told first. What an image lacks might have told what else it needs.
+            cleaned = match damages.iter().zip(&outcomes).any(is_lost) {
+                true => Ok(()),
+                false => store
+                    .drop_interrupted()
+                    .and_then(|_| store.sweep(SystemTime::now()).map(drop)),
+            };
         } else if let Err(error) = store.tidy(SystemTime::now()) {
             log::info!("cannot tidy up the store: {}", cause::chain(&error));
         }

@@ -274,13 +274,26 @@ impl Adapter {
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.kill_set_ids(node)?;
         }
-        let written = self.files.file(node)?.write_at(data, offset);
-        let written = written.inspect_err(|error| {
-            if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        let file = self.files.file(node)?;
+        if !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            let written = file.write_at(data, offset)?;
+            return Ok(u64::try_from(written).unwrap_or(u64::MAX));
+        }
+        // Of what it has collected the kernel looks at the error only (`fuse_writepage_end`), not at how much was written.
+        let mut done = 0;
+        while let Some(rest) = data.get(done..)
+            && !rest.is_empty()
+        {
+            let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            let written = match file.write_at(rest, at) {
+                Ok(0) => Err(Errno::ENOSPC.into()),
+                written => written,
+            };
+            done += written.inspect_err(|error| {
                 self.files.doubts.note_lost(node, error.errno);
-            }
-        })?;
-        Ok(u64::try_from(written).unwrap_or(u64::MAX))
+            })?;
+        }
+        Ok(u64::try_from(done).unwrap_or(u64::MAX))
     }
 
     pub(super) fn copy_content(

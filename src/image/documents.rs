@@ -81,7 +81,7 @@ pub(super) fn fetch_documents(
                 wanted: match platforms {
                     Platforms::One(platform) => platform.into_iter().cloned().collect(),
                     Platforms::Each(platforms) => platforms.to_vec(),
-                    Platforms::All | Platforms::Available => Vec::new(),
+                    Platforms::All | Platforms::Available | Platforms::Among(_) => Vec::new(),
                 },
             };
             return Ok(Documents {
@@ -117,7 +117,9 @@ pub(super) fn fetch_documents(
         return Err(Error::NotAnImage("an index without images".to_owned()));
     }
     let attestations = match platforms {
-        Platforms::All | Platforms::Available => attestations(source, &index, platforms)?,
+        Platforms::All | Platforms::Available | Platforms::Among(_) => {
+            attestations(source, &index, platforms)?
+        }
         Platforms::One(_) | Platforms::Each(_) => Vec::new(),
     };
     Ok(Documents {
@@ -134,7 +136,11 @@ fn attestations(
     platforms: Platforms<'_>,
 ) -> Result<Vec<Attestation>> {
     let mut found = Vec::new();
-    let entries = index.manifests.iter();
+    let is_wanted = |entry: &&Descriptor| match platforms {
+        Platforms::Among(manifests) => manifests.contains(&entry.digest),
+        _ => true,
+    };
+    let entries = index.manifests.iter().filter(is_wanted);
     for descriptor in entries.filter(|entry| attested(entry).is_some()) {
         let fetched = match source.manifest(&ManifestName::Digest(descriptor.digest)) {
             Err(error @ registry::Error::NotFound { .. }) => {
@@ -211,6 +217,15 @@ fn chosen(index: &Index, platforms: Platforms<'_>) -> Result<Vec<(Descriptor, Ve
                 .images()
                 .filter(|entry| entry.media_type.is_manifest());
             manifests.for_each(|entry| add(entry, None));
+        }
+        Platforms::Among(wanted) => {
+            let manifests = index
+                .images()
+                .filter(|entry| wanted.contains(&entry.digest));
+            manifests.for_each(|entry| add(entry, None));
+            if chosen.is_empty() {
+                return self::chosen(index, Platforms::One(None));
+            }
         }
     }
     Ok(chosen)

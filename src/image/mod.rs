@@ -56,7 +56,7 @@ pub use push::{PushObserver, PushState, push};
 pub use receive::{Event, LayerState, Observer};
 pub use remote::{Remote, look_up};
 pub use remove::{Removal, RemoveRequest, Removed, plan_removal, remove};
-pub use repair::{Outcome, Stored, repair};
+pub use repair::{Outcome, fetch_lost, repair, stored_blobs};
 pub use save::Saving;
 pub use tag::tag;
 

@@ -245,7 +245,7 @@ fn wanted(
 ) -> Result<HashSet<Digest>> {
     let each = match platforms {
         Platforms::Each(each) => each,
-        Platforms::One(_) | Platforms::All | Platforms::Available => {
+        Platforms::One(_) | Platforms::All | Platforms::Available | Platforms::Among(_) => {
             let stored = index.manifests.iter();
             let stored = stored.filter(|entry| store.has_blob(&entry.digest));
             return Ok(stored.map(|entry| entry.digest).collect());

@@ -1,6 +1,6 @@
 //! Pulls an image: documents first, then all layers in parallel, then the chain, then its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::oci::{
@@ -54,6 +54,8 @@ pub enum Platforms<'a> {
     All,
     /// For all that the source has, with the attestations.
     Available,
+    /// For those whose manifests are among these, with such attestations; or else that of this machine.
+    Among(&'a HashSet<Digest>),
 }
 
 /// What of an image is received next.

@@ -4,18 +4,18 @@
 //! * A layer whose blob is sound is made again, never thrown away: not every image can be pulled.
 //! * What a live mount or pull needs stays where it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 
 use crate::cause;
-use crate::oci::{ChainId, Descriptor, DiffId, Digest, Platform};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, Manifest};
 use crate::pack::{Limits, Progress, pack_layer};
 use crate::registry::{ManifestName, Source};
 use crate::store::{self, LeaseKind, Object, ObjectKind, Record, Store};
 
 use super::check::Damage;
-use super::pull::{Platforms, PullRequest, fetch_platforms};
+use super::pull::{Part, Platforms, PullRequest, fetch_platforms};
 use super::receive::{Observer, commit, source_of, write_packed};
 use super::{Error, Result, find, open};
 
@@ -70,64 +70,48 @@ pub fn repair(store: &Store, damages: &[Damage]) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// An image of the list, and what it is stored for.
-#[derive(Debug)]
-pub struct Stored {
-    record: Record,
-    /// Of an index.
-    platforms: Vec<Platform>,
+/// The blobs that are stored, sound or not: to be asked before a repair, which removes some.
+///
+/// # Errors
+/// What listing the store reports.
+pub fn stored_blobs(store: &Store) -> Result<HashSet<Digest>> {
+    let objects = store.objects()?.into_iter();
+    let blobs = objects.filter(|object| object.kind == ObjectKind::Blob);
+    Ok(blobs.map(|object| object.digest).collect())
 }
 
-impl Stored {
-    /// To be read before a repair, which may remove what tells it.
-    #[must_use]
-    pub fn read(store: &Store, record: Record) -> Stored {
-        // Of an index that cannot be read, the image for this machine is what somebody can use.
-        let manifests = store.manifests(&record.descriptor).unwrap_or_default();
-        let platforms = manifests.into_iter();
-        let platforms = platforms.filter_map(|(descriptor, _)| descriptor.platform);
-        let platforms = platforms.collect();
-        Stored { record, platforms }
-    }
-
-    /// Fetches what the image lacks from `source`, whatever its name stands for there by now.
-    ///
-    /// # Errors
-    /// As [`super::pull`].
-    pub fn fetch_lost(
-        &self,
-        store: &Store,
-        source: &dyn Source,
-        parallel: usize,
-        observer: Observer<'_>,
-        prepared: &mut dyn FnMut(&[Descriptor]),
-    ) -> Result<()> {
-        let request = PullRequest {
-            source,
-            name: &ManifestName::Digest(self.record.descriptor.digest),
-            store_as: None,
-            platform: None,
-            limits: &Limits::default(),
-            parallel,
-        };
-        let platforms = match self.platforms.as_slice() {
-            [] => Platforms::One(None),
-            platforms => Platforms::Each(platforms),
-        };
-        let prepared = &mut |_: super::Part<'_>, manifest: &crate::oci::Manifest| {
-            prepared(&manifest.layers);
-        };
-        // It is listed, so it stays when the lease ends.
-        fetch_platforms(
-            store,
-            &request,
-            platforms,
-            LeaseKind::Pull,
-            observer,
-            prepared,
-        )?
-        .end()
-    }
+/// Fetches what an image of the list lacks of what it had: its platforms and attestations are those whose manifests
+/// are among the `blobs` of before. What its name stands for by now is not asked.
+///
+/// # Errors
+/// As [`super::pull`].
+pub fn fetch_lost(
+    store: &Store,
+    image: &Descriptor,
+    blobs: &HashSet<Digest>,
+    (source, parallel): (&dyn Source, usize),
+    observer: Observer<'_>,
+    prepared: &mut dyn FnMut(Part<'_>, &Manifest),
+) -> Result<()> {
+    let request = PullRequest {
+        source,
+        name: &ManifestName::Digest(image.digest),
+        store_as: None,
+        platform: None,
+        limits: &Limits::default(),
+        parallel,
+    };
+    let platforms = Platforms::Among(blobs);
+    // It is listed, so it stays when the lease ends.
+    fetch_platforms(
+        store,
+        &request,
+        platforms,
+        LeaseKind::Pull,
+        observer,
+        prepared,
+    )?
+    .end()
 }
 
 /// What the images say about their layers.

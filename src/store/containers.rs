@@ -162,6 +162,9 @@ impl Store {
 
     /// Locks a container for use, whatever its record says.
     fn lock_container(&self, name: &str) -> Result<Option<File>> {
+        if !is_container_name(name) {
+            return Ok(None);
+        }
         let directory = self.containers_path().join(name);
         let path = directory.join("lock");
         loop {
@@ -308,6 +311,16 @@ impl Store {
         };
         let store = self.lock()?;
         let directory = self.containers_path().join(name);
+        match read_record(&directory) {
+            Err(Error::Json { .. }) => {}
+            Ok(None) => return Ok(false),
+            // Another one of that name has come meanwhile.
+            Ok(Some(_)) => {
+                let (name, pid) = (name.to_owned(), None);
+                return Err(Error::ContainerInUse { name, pid });
+            }
+            Err(error) => return Err(error),
+        }
         self.expect_garbage()?;
         self.trash(&directory)?;
         files::sync_parent(&directory)?;

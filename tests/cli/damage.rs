@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::made::{Layout, Made};
-use super::support::{Need, Registry, Store, plyfs_program, require, succeed, text, wait_for};
+use super::support::{
+    Need, Registry, Store, plyfs_program, require, skopeo_copy, succeed, text, wait_for,
+};
 use super::{import, import_from, layout, names};
 
 #[test]
@@ -438,4 +440,59 @@ fn what_cannot_be_made_again_is_fetched_again() {
     );
     store.run(["check"]);
     assert_eq!(store.stdout(["images", "--digests", "--no-trunc"]), listed);
+}
+
+/// Neither the image of another platform nor an attestation is lost with a manifest that is damaged.
+#[test]
+fn regression_all_platforms_that_were_stored_are_fetched_again() {
+    if !require(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let mut made = Layout::new(&store, "made");
+    let image = |platform, layers| Made {
+        layers,
+        platform,
+        ..Made::default()
+    };
+    let images = [
+        image("linux/amd64", &["one"][..]),
+        image("linux/arm64", &["two"]),
+        image("linux/s390x", &["three"]),
+    ];
+    made.add_index("x", &images);
+    let reference = registry.reference("app:1");
+    let to = format!("docker://{reference}");
+    let from = format!("oci:{}:x", made.path.display());
+    skopeo_copy(&["--all", "--dest-tls-verify=false"], &from, &to);
+    let all = ["pull", "--insecure", "--platform", "all", &reference];
+    let count = |store: &Store| names(store, "blobs/sha256").len();
+    store.run(all);
+    let entire = count(&store);
+    let blobs = names(&store, "blobs/sha256");
+    for damaged in &blobs {
+        let path = store.root().join("blobs/sha256").join(damaged);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, "damaged").unwrap();
+        store.run(["check", "--repair", "--insecure"]);
+        assert!(fs::read(&path).unwrap() == before, "{damaged}");
+        assert_eq!(count(&store), entire, "{damaged}");
+        store.run(["check"]);
+    }
+    assert_eq!(names(&store, "layers/sha256").len(), images.len());
+}
+
+/// A name that leads elsewhere is none.
+#[test]
+fn regression_container_rm_stays_within_the_store() {
+    let store = Store::new();
+    import(&store, "one:1", b"one");
+    let other = store.root().with_file_name("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("container.json"), "something else").unwrap();
+    let relative = "../../other";
+    for name in [other.to_str().unwrap(), relative] {
+        store.fails(1, ["container", "rm", name]);
+    }
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
 }

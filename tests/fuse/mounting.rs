@@ -8,8 +8,8 @@ use nix::sys::signal::Signal::SIGKILL;
 
 use crate::fixture::{Lab, alive, ends, signal};
 use crate::support::{
-    MountGuard, Need, Store, User, command_as, fail, is_root, plyfs_program, require, succeed,
-    temp_dir, text, wait_for,
+    MountGuard, Need, Store, User, children, command_as, fail, is_root, plyfs_program, require,
+    succeed, temp_dir, text, wait_for,
 };
 use crate::writable::Writable;
 
@@ -405,11 +405,11 @@ fn regression_directories_that_a_daemon_writes_to_are_not_used_twice() {
 /// Each time the kernel enlarges the table of a process with threads, all of them wait for ten milliseconds.
 #[test]
 fn regression_the_table_of_open_files_is_large_before_there_are_threads() {
-    let (Some(union), Some(lab)) = (Writable::new(), crate::fixture::Lab::new()) else {
+    let (Some(union), Some(lab)) = (Writable::new(), Lab::new()) else {
         return;
     };
     let has_room = |pid: u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
         let size: u64 = size.unwrap().trim().parse().unwrap();
         let (_, limit) =
@@ -419,11 +419,7 @@ fn regression_the_table_of_open_files_is_large_before_there_are_threads() {
     let mount = union.mount(&[]);
     has_room(crate::fixture::daemon(mount.path()).unwrap());
     let image = lab.mount(&[]);
-    crate::support::wait_for("a server", || {
-        !crate::support::children(lab.daemon()).is_empty()
-    });
-    crate::support::children(lab.daemon())
-        .into_iter()
-        .for_each(has_room);
+    wait_for("a server", || !children(lab.daemon()).is_empty());
+    children(lab.daemon()).into_iter().for_each(has_room);
     drop(image);
 }

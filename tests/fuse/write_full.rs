@@ -4,29 +4,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
 
-use crate::support::{Need, Store, require, succeed, temp_dir, wait_for};
+use crate::support::{MountGuard, Need, Store, require, succeed, temp_dir, wait_for};
 
 /// The kernel collects what is written, and tells of a failure at the next fsync or close only.
 #[test]
 fn regression_who_writes_on_and_on_is_told_that_there_is_no_room() {
-    if !require(&[Need::Fuse, Need::Root]) {
-        return;
-    }
-    let (store, base, lower) = (Store::new(), temp_dir(), temp_dir());
-    let small = ["-t", "tmpfs", "-o", "size=4m", "tmpfs"];
-    succeed(Command::new("mount").args(small).arg(base.path()));
-    let _small = Detached(base.path());
-    for name in ["upper", "work"] {
-        fs::create_dir(base.path().join(name)).unwrap();
-    }
-    let (lower, base) = (lower.path().display(), base.path().display());
-    let options = format!("data=cached,lowerdir={lower},upperdir={base}/upper,workdir={base}/work");
-    let mount = store.guard();
-    succeed(
-        store
-            .command(["mount", "-o", &options])
-            .arg(store.mountpoint()),
-    );
+    let Some(small) = Small::new() else { return };
+    let mount = small.mount();
     let mut file = File::create(mount.path().join("file")).unwrap();
     let chunk = vec![1; 8 << 20];
     // More than there is room for, sent at once.
@@ -47,11 +31,62 @@ fn regression_who_writes_on_and_on_is_told_that_there_is_no_room() {
     mount.unmount();
 }
 
-struct Detached<'a>(&'a std::path::Path);
+/// Of what it has collected the kernel sees the error of a write only, not that some of it was not written.
+#[test]
+fn regression_the_end_of_a_write_is_not_lost_without_a_word() {
+    let Some(small) = Small::new() else { return };
+    let mount = small.mount();
+    // One request, of which a part has room.
+    let filler = vec![1; (SMALL - (512 << 10)) as usize];
+    fs::write(small.base.path().join("filler"), filler).unwrap();
+    let mut file = File::create(mount.path().join("file")).unwrap();
+    let sent = file.write_all(&[2; 1 << 20]).and_then(|()| file.sync_all());
+    let no_room = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOSPC);
+    assert!(sent.as_ref().is_err_and(no_room), "{sent:?}");
+    drop(file);
+    mount.unmount();
+}
 
-impl Drop for Detached<'_> {
+/// Bytes that there is room for.
+const SMALL: u64 = 4 << 20;
+
+/// Somewhere to write to with little room.
+struct Small {
+    store: Store,
+    base: tempfile::TempDir,
+    lower: tempfile::TempDir,
+}
+
+impl Small {
+    fn new() -> Option<Small> {
+        if !require(&[Need::Fuse, Need::Root]) {
+            return None;
+        }
+        let (store, base, lower) = (Store::new(), temp_dir(), temp_dir());
+        let size = format!("size={SMALL}");
+        let small = ["-t", "tmpfs", "-o", &size, "tmpfs"];
+        succeed(Command::new("mount").args(small).arg(base.path()));
+        for name in ["upper", "work"] {
+            fs::create_dir(base.path().join(name)).unwrap();
+        }
+        Some(Small { store, base, lower })
+    }
+
+    fn mount(&self) -> MountGuard<'_> {
+        let (lower, base) = (self.lower.path().display(), self.base.path().display());
+        let options =
+            format!("data=cached,lowerdir={lower},upperdir={base}/upper,workdir={base}/work");
+        let mount = self.store.guard();
+        let mut command = self.store.command(["mount", "-o", &options]);
+        succeed(command.arg(self.store.mountpoint()));
+        mount
+    }
+}
+
+impl Drop for Small {
     fn drop(&mut self) {
-        let done = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH);
-        done.unwrap_or_else(|errno| eprintln!("{} stays: {errno}", self.0.display()));
+        let base = self.base.path();
+        let done = nix::mount::umount2(base, nix::mount::MntFlags::MNT_DETACH);
+        done.unwrap_or_else(|errno| eprintln!("{} stays: {errno}", base.display()));
     }
 }
