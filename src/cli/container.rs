@@ -126,7 +126,10 @@ impl ContainerLs {
             let in_use = store.is_container_in_use(&name).map_err(failed)?;
             shown.push(called(store, &images, &record));
             let upper = store.container_upper(&name);
-            let size = self.size.then(|| Usage::of_tree(&upper)).transpose();
+            let size = self
+                .size
+                .then(|| Usage::of_tree_if_there(&upper))
+                .transpose();
             rows.push(Row {
                 mount_point: points.get(&mount::path_text(&upper)).cloned(),
                 size: size.map_err(failed)?.map(|usage| usage.bytes),

@@ -164,6 +164,13 @@ impl Adapter {
         (name, value): (&[u8], &[u8]),
         how: XattrChange,
     ) -> Result<()> {
+        let set = self.overlay.set_xattr(node, name, value, how);
+        if !self.settings.acl && name == ACCESS_ACL {
+            // The mode, too, of which a kernel that knows nothing of ACLs does not think; a part of it may have been
+            // done.
+            self.files.notes.add(Note::Attributes(node));
+        }
+        set?;
         if self.settings.acl && name == ACCESS_ACL && caller.uid() != 0 {
             let now = self.overlay.attributes(node)?;
             let is_set = now.permissions & SET_GROUP_ID_ALONE != 0;
@@ -174,11 +181,6 @@ impl Adapter {
                 };
                 self.overlay.set_attributes(node, &change)?;
             }
-        }
-        self.overlay.set_xattr(node, name, value, how)?;
-        if !self.settings.acl && name == ACCESS_ACL {
-            // The mode, too, of which a kernel that knows nothing of ACLs does not think.
-            self.files.notes.add(Note::Attributes(node));
         }
         Ok(())
     }

@@ -103,6 +103,7 @@ pub(super) fn users(store: &Store, leases: &[LeaseRecord], image: &Digest) -> Re
             });
         }
     }
+    // Callers that remove what nothing uses look at those that are damaged before.
     let containers = store.containers()?.into_iter();
     let ours = containers.filter(|(_, container)| container.image_digest == *image);
     users.extend(ours.map(|(name, _)| User::Container(name)));
@@ -122,11 +123,15 @@ pub struct Pruned {
 /// into use or removed since `chosen` was made.
 ///
 /// # Errors
-/// What reading the store reports; then nothing was removed.
+/// What reading the store reports; then nothing was removed. [`store::Error::Json`] for a container whose record is
+/// damaged, which may need any of them.
 pub fn prune(store: &Store, chosen: &[Record], now: SystemTime) -> Result<Pruned> {
     // From here to the removal nobody can mount an image, nor give it a name.
     let lock = store.lock()?;
     let leases = store.leases_under(&lock)?;
+    for (_, container) in store.recorded_containers()? {
+        container?;
+    }
     let listed = store.images()?;
     let mut removed = Vec::new();
     for record in chosen.iter().filter(|record| listed.contains(record)) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Error, Result, parallel};
 use crate::cause;
 use crate::oci::{DiffId, Digest};
-use crate::pack::{Limits, write_tar_split};
+use crate::pack::{self, Limits, write_tar_split};
 use crate::store::Store;
 
 /// How many layers are read at a time.
@@ -33,19 +33,25 @@ pub(super) fn write(store: &Store, splits: Vec<TarSplit>) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     parallel::each(missing.collect(), WORKERS.min(threads), |split| {
         let new = split.path.with_extension("new");
-        let written = write_one(store, &split, &new);
-        match written {
-            Ok(()) => fs::rename(&new, &split.path).map_err(|error| cannot(error, &split)),
+        let written = match write_one(store, &split, &new) {
+            Ok(()) => {
+                // What is there under its name is taken for whole.
+                let synced = File::open(&new).and_then(|file| file.sync_all());
+                let renamed = synced.and_then(|()| fs::rename(&new, &split.path));
+                return renamed.map_err(|error| cannot(error, &split));
+            }
+            Err(Error::Pack(pack::Error::WriteArchive(error))) => Err(cannot(error, &split)),
             Err(error) => {
                 let why = cause::chain(&error);
                 log::warn!("podman cannot save layer {}: {why}", split.diff_id);
-                match fs::remove_file(&new) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        Err(cannot(error, &split))
-                    }
-                    _ => Ok(()),
-                }
+                Ok(())
             }
+        };
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                written.and(Err(cannot(error, &split)))
+            }
+            _ => written,
         }
     })
 }
@@ -64,4 +70,25 @@ fn write_one(store: &Store, split: &TarSplit, new: &Path) -> Result<()> {
 
 fn cannot(error: io::Error, split: &TarSplit) -> Error {
     Error::io(error, format!("writing {}", split.path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_what_cannot_be_written_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(&directory.path().join("store")).unwrap();
+        let split = |path: &str| TarSplit {
+            path: directory.path().join(path),
+            diff_id: DiffId(Digest::of(b"layer")),
+            blob: Digest::of(b"blob"),
+        };
+        assert!(write(&store, vec![split("missing/split")]).is_err());
+        // A blob that is not there is a warning.
+        write(&store, vec![split("split")]).unwrap();
+        let left = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 1, "the store alone");
+    }
 }

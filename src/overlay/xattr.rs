@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::node::Stage;
 use super::request::XattrChange;
 use super::upper::failed;
+use crate::layer::FileKind;
 use crate::sys::writable::At;
 use crate::union::{NodeNumber, Result};
 
@@ -135,32 +136,47 @@ impl Engine {
         let node = self.node(node)?;
         if node.stage() == Stage::Base && change != XattrChange::Set {
             let has = self.xattr(NodeNumber(node.number), name)?.is_some();
-            match change {
-                XattrChange::Create if has => return Err(Errno::EEXIST.into()),
-                XattrChange::Replace if !has => return Err(Errno::ENODATA.into()),
-                _ => {}
-            }
+            check_change(change, has)?;
         }
         self.copy_up(&node, Want::Attributes)?;
         let _still = self.still();
         let reach = self.upper.reach(&node)?;
         let at = reach.at();
-        let mut is_kept = true;
-        if self.upper.override_stat && name == ACCESS_ACL {
-            let now = self.upper.looks(at)?.owner.permissions;
-            let (permissions, says_more) = acl::mode_of(&value, now).ok_or(Errno::EINVAL)?;
-            self.upper.change_permissions(at, node.kind, permissions)?;
-            is_kept = says_more;
-        }
-        let set = match is_kept {
-            true => at.set_xattr(&stored, &value, flags),
-            false => match at.remove_xattr(&stored) {
-                Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
-                removed => removed,
-            },
+        let set = match self.upper.override_stat && name == ACCESS_ACL {
+            true => self.set_access_acl(at, node.kind, (&stored, &value), change),
+            false => {
+                let set = at.set_xattr(&stored, &value, flags);
+                set.map_err(failed("setting an extended attribute in the upper"))
+            }
         };
         node.forget_inheritance();
-        set.map_err(failed("setting an extended attribute in the upper"))
+        set
+    }
+
+    /// Sets the access ACL of an object of a plain user's upper, and the mode that it says. One that says nothing
+    /// else is not kept.
+    fn set_access_acl(
+        &self,
+        at: At<'_>,
+        kind: FileKind,
+        (stored, value): (&[u8], &[u8]),
+        change: XattrChange,
+    ) -> Result<()> {
+        let doing = failed("setting an extended attribute in the upper");
+        let now = self.upper.looks(at)?.owner.permissions;
+        let (permissions, says_more) = acl::mode_of(value, now).ok_or(Errno::EINVAL)?;
+        let had = at.xattr(stored).map_err(&doing)?.is_some();
+        check_change(change, had)?;
+        // First what may need space; a mode without its ACL must not say more than both did.
+        if says_more {
+            at.set_xattr(stored, value, 0).map_err(doing)?;
+            return self.upper.change_permissions(at, kind, permissions);
+        }
+        self.upper.change_permissions(at, kind, permissions)?;
+        if had {
+            at.remove_xattr(stored).map_err(doing)?;
+        }
+        Ok(())
     }
 
     /// Has the ACL of an object of a plain user's upper say what its new mode says.
@@ -194,5 +210,14 @@ impl Engine {
         let removed = reach.at().remove_xattr(&stored);
         node.forget_inheritance();
         removed.map_err(failed("removing an extended attribute in the upper"))
+    }
+}
+
+/// Whether an attribute can be set that is there or not.
+fn check_change(change: XattrChange, is_there: bool) -> Result<()> {
+    match change {
+        XattrChange::Create if is_there => Err(Errno::EEXIST.into()),
+        XattrChange::Replace if !is_there => Err(Errno::ENODATA.into()),
+        _ => Ok(()),
     }
 }

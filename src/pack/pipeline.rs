@@ -16,6 +16,10 @@ use super::{Error, Limits, Progress};
 const CHUNK: usize = 256 * 1024;
 const CHUNKS: usize = 5;
 
+/// Bytes at which a copy of what was consumed is given up: headers, and what nobody asks for, are as long as the
+/// archive says.
+const COPY: usize = 64 << 20;
+
 /// Chunks after which a thread is worth its start: most layers are smaller.
 const CHUNKS_BEFORE_THREAD: u32 = 8;
 
@@ -204,6 +208,12 @@ impl<'scope, 'env, R: Read + Send + 'scope> Stream<'scope, 'env, R> {
     }
 
     fn check_limits(&self) -> Result<(), Error> {
+        if self.copied_length() > COPY {
+            return Err(Error::TooLarge {
+                what: "bytes of headers in a row",
+                limit: COPY as u64,
+            });
+        }
         if self.uncompressed > self.limits.uncompressed {
             let what = "uncompressed bytes";
             return Err(Error::TooLarge {

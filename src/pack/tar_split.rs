@@ -330,6 +330,29 @@ mod tests {
     }
 
     #[test]
+    fn regression_what_lies_between_the_contents_of_files_is_bounded() {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::hard_link());
+        header.set_size(80 << 20);
+        header.set_path("link").unwrap();
+        header.set_link_name("file").unwrap();
+        header.set_cksum();
+        let blob = || {
+            let data = io::repeat(1).take(80 << 20);
+            Ok(header.as_bytes().chain(data))
+        };
+        let split = write_tar_split(blob, || Ok(io::sink()), &Limits::default());
+        let bounded = matches!(
+            split,
+            Err(Error::TooLarge {
+                limit: 0x400_0000,
+                ..
+            })
+        );
+        assert!(bounded, "{split:?}");
+    }
+
+    #[test]
     fn archives_are_made_again_byte_by_byte() {
         let long = ["directory"; 30].join("/");
         let files: HashMap<Vec<u8>, Vec<u8>> = [

@@ -157,6 +157,17 @@ fn only_active_snapshots_are_committed() {
 }
 
 #[test]
+fn regression_a_snapshot_whose_directory_is_gone_is_not_committed() {
+    let it = Fixture::new();
+    let mounts = it.prepare("key", "", Labels::new()).unwrap();
+    fs::remove_dir(writable(&mounts)).unwrap();
+    assert!(it.commit("name", "key", "", Labels::new()).is_err());
+    assert!(it.usage("key").is_err());
+    assert_eq!(it.stat("key").unwrap().kind, Kind::Active);
+    assert_error!(it.stat("name"), NotFound);
+}
+
+#[test]
 fn committing_gives_new_labels_and_times_and_keeps_the_rest() {
     let it = Fixture::new();
     it.committed("base", "");

@@ -159,7 +159,7 @@ impl Store {
         let mut garbage = Swept::default();
         for object in self.objects()? {
             if before.contains(&object) && !after.contains(&object) {
-                garbage.bytes += Usage::of_tree(&self.object_path(&object))?.bytes;
+                garbage.bytes += Usage::of_tree_if_there(&self.object_path(&object))?.bytes;
                 garbage.objects.push(object);
             }
         }
@@ -313,7 +313,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn discard(&self, object: &Object) -> Result<u64> {
         let path = self.object_path(object);
-        let size = Usage::of_tree(&path)?.bytes;
+        let size = Usage::of_tree_if_there(&path)?.bytes;
         self.trash(&path)?;
         Ok(size)
     }

@@ -19,10 +19,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// That of a tree, each file counted once. What comes and goes meanwhile is counted as far as it is met.
+    /// That of a tree, each file counted once. What comes and goes below `root` meanwhile is counted as far as it is
+    /// met.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], also if there is nothing at `root`.
     pub fn of_tree(root: &Path) -> Result<Usage> {
         let mut usage = Usage::default();
         let mut linked = HashSet::new();
@@ -30,7 +31,7 @@ impl Usage {
         while let Some(path) = pending.pop() {
             let failed = |error| Error::io(error, "reading", &path);
             let metadata = match std::fs::symlink_metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_gone(&error) && path != root => continue,
                 metadata => metadata.map_err(failed)?,
             };
             let identity = (metadata.dev(), metadata.ino());
@@ -41,7 +42,7 @@ impl Usage {
             usage.inodes += 1;
             if metadata.is_dir() {
                 match std::fs::read_dir(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if is_gone(&error) && path != root => {}
                     entries => {
                         for entry in entries.map_err(failed)? {
                             pending.push(entry.map_err(failed)?.path());
@@ -52,6 +53,23 @@ impl Usage {
         }
         Ok(usage)
     }
+
+    /// The same for a tree that may be gone, which takes nothing then.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of_tree_if_there(root: &Path) -> Result<Usage> {
+        match Usage::of_tree(root) {
+            Err(Error::Io { path, source, .. }) if is_gone(&source) && path == root => {
+                Ok(Usage::default())
+            }
+            usage => usage,
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 #[cfg(test)]
@@ -73,6 +91,8 @@ mod tests {
         let usage = Usage::of_tree(directory.path()).unwrap();
         assert_eq!(usage.inodes, 5);
         assert!((100_000..1_000_000).contains(&usage.bytes), "{usage:?}");
-        assert_eq!(Usage::of_tree(&path("nothing")).unwrap(), Usage::default());
+        assert!(Usage::of_tree(&path("nothing")).is_err());
+        let nothing = Usage::of_tree_if_there(&path("nothing")).unwrap();
+        assert_eq!(nothing, Usage::default());
     }
 }

@@ -356,6 +356,15 @@ fn regression_a_damaged_record_of_a_container_stops_only_what_needs_it() {
         assert!(said.contains("hint: plyfs container rm bad"), "{said}");
     }
     // Which image it needs is not known, so that all of them are kept.
+    for prune in [
+        &["image", "prune", "-a", "-f"][..],
+        &["image", "prune", "-a", "--dry-run"],
+    ] {
+        let said = store.fails(1, prune);
+        assert!(said.contains("bad/container.json is damaged"), "{said}");
+        assert!(said.contains("hint: plyfs container rm bad"), "{said}");
+    }
+    assert_eq!(super::listed(&store), ["one:1", "two:1"]);
     store.run(["image", "rm", "two:1"]);
     assert_eq!(names(&store, "layers/sha256").len(), 2);
     for verb in [&["check"][..], &["check", "--repair"], &["check", "--json"]] {

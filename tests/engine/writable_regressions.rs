@@ -3,22 +3,28 @@
 use std::ops::ControlFlow;
 
 use nix::errno::Errno;
-use plyfs::overlay::{Namespace, NodeNumber, OpenRequest, Opened, Overlay, SetAttributes};
+use plyfs::overlay::{
+    Namespace, NodeNumber, OpenRequest, Opened, Overlay, SetAttributes, XattrChange,
+};
 
 use super::support::{Need, make, require, set_xattr};
 use super::writable::{Paths, Writable, errno, names, read, tree};
 
 /// A default ACL that gives a user something.
 fn default_acl() -> Vec<u8> {
-    let mut acl = 2u32.to_le_bytes().to_vec();
     let none = u32::MAX;
-    for (tag, permissions, id) in [
-        (1u16, 7u16, none),
+    acl([
+        (1, 7, none),
         (2, 7, 1234),
         (4, 5, none),
         (16, 7, none),
         (32, 0, none),
-    ] {
+    ])
+}
+
+fn acl(entries: impl IntoIterator<Item = (u16, u16, u32)>) -> Vec<u8> {
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
         acl.extend(tag.to_le_bytes());
         acl.extend(permissions.to_le_bytes());
         acl.extend(id.to_le_bytes());
@@ -130,6 +136,46 @@ fn regression_a_symlink_of_a_plain_user_outlives_the_name_it_was_known_by() {
         let other = overlay.lookup(NodeNumber::ROOT, b"two");
         assert!(other.expect("an answer").is_some());
     }
+}
+
+#[test]
+fn regression_an_acl_that_cannot_be_set_leaves_the_mode() {
+    let mut lab = Writable::new(&[&["d d"]]);
+    lab.options.override_stat = true;
+    let overlay = lab.open();
+    let paths = Paths(&overlay);
+    paths.create("f", b"").expect("a file");
+    let mode = |expected: u16| {
+        let now = paths.with("f", |found| overlay.attributes(found.node));
+        assert_eq!(now.expect("attributes").permissions, expected);
+    };
+    let set = |acl: &[u8], change| {
+        let name = b"system.posix_acl_access";
+        let set = paths.with("f", |found| {
+            overlay.set_xattr(found.node, name, acl, change)
+        });
+        errno(set)
+    };
+    let none = u32::MAX;
+    let minimal = acl([(1, 7, none), (4, 7, none), (32, 7, none)]);
+    // More than any attribute can be.
+    let users = (0..9000).map(|user| (2, 7, user));
+    let large = acl([(1, 7, none)].into_iter().chain(users));
+    paths.chmod("f", 0o600).expect("a mode");
+    for (acl, change, error) in [
+        (&minimal, XattrChange::Replace, Errno::ENODATA),
+        (&default_acl(), XattrChange::Replace, Errno::ENODATA),
+        (&large, XattrChange::Set, Errno::E2BIG),
+    ] {
+        assert_eq!(set(acl, change), Err(error));
+        mode(0o600);
+    }
+    assert_eq!(set(&default_acl(), XattrChange::Create), Ok(()));
+    mode(0o770);
+    assert_eq!(set(&minimal, XattrChange::Create), Err(Errno::EEXIST));
+    mode(0o770);
+    assert_eq!(set(&minimal, XattrChange::Replace), Ok(()));
+    mode(0o777);
 }
 
 const READ: OpenRequest = OpenRequest {

@@ -331,6 +331,29 @@ fn regression_an_acl_takes_the_set_group_id_bit_from_who_is_not_in_the_group() {
     });
 }
 
+/// An ACL with so many entries that ext4, for one, has no space for it, and FUSE just so.
+#[test]
+fn regression_an_acl_that_cannot_be_set_leaves_the_set_group_id_bit() {
+    if !require(&[Need::Program("setfacl"), Need::Program("setpriv")]) {
+        return;
+    }
+    each(|_, mount| {
+        let path = mount.join("setid");
+        std::os::unix::fs::chown(&path, Some(65534), Some(50)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2755)).unwrap();
+        let acl: Vec<String> = (1000..1506).map(|user| format!("u:{user}:r")).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), acl.join("\n")).unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let mut set = Command::new("setpriv");
+        set.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        let set = set.args(["setfacl", "-M"]).arg(file.path()).arg(&path);
+        let was_set = set.output().unwrap().status.success();
+        let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+        assert_eq!(mode, if was_set { 0o755 } else { 0o2755 }, "{was_set}");
+    });
+}
+
 #[test]
 fn regression_attributes_that_only_the_administrator_reads_are_listed_for_nobody_else() {
     if !require(&[Need::Program("setfattr"), Need::Program("setpriv")]) {
