@@ -429,10 +429,11 @@ pub fn tree(overlay: &Overlay) -> Rows {
         assert_eq!(plain, entries.iter().map(short).collect::<Vec<_>>());
         for (name, attributes) in entries.into_iter().skip(2) {
             held.push(attributes.node);
-            // Reading changes the time of last access.
+            // Reading changes the time of last access; ext4 changes the blocks while it writes back, at any time.
             let still = |found: Option<Attributes>| {
                 found.map(|found| Attributes {
                     atime: attributes.atime,
+                    blocks: attributes.blocks,
                     ..found
                 })
             };
