@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
@@ -17,8 +18,8 @@ use fuser::{
 use super::change::{Change, Range};
 use super::convert::{self, node, permissions};
 use super::files::Way;
-use super::handler::Adapter;
-use super::{Data, Xattrs, listing, reply as send};
+use super::handler::{Adapter, answer};
+use super::{Data, Xattrs, listing, reply as send, seek};
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -245,7 +246,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.settings.data == Data::Cached {
+        if matches!(self.settings.data, Data::Cached | Data::WriteBack) {
             // Once; the kernel then opens everything by itself and keeps what it has read.
             return reply.error(Errno::ENOSYS);
         }
@@ -331,7 +332,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate = || self.files.file(node(ino))?.allocate(mode, offset, length);
+        let allocate = || {
+            let file = self.files.file(&self.overlay, node(ino), true)?;
+            file.allocate(mode, offset, length)
+        };
         send::empty(reply, self.answer("fallocate", ino, allocate));
     }
 
@@ -366,11 +370,24 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let seek = || self.seek_content(node(ino), offset, whence);
-        match self.answer("lseek", ino, seek) {
-            Ok(found) => reply.offset(found),
-            Err(errno) => reply.error(errno),
+        if !self.files.may_be_dirty(node(ino)) {
+            let seek = || self.seek_content(node(ino), offset, whence);
+            return send::offset(reply, self.answer("lseek", ino, seek));
         }
+        // What the kernel has collected is neither in the file below nor a hole of it, and is not sent before it asks.
+        let (overlay, files) = (Arc::clone(&self.overlay), Arc::clone(&self.files));
+        self.files.notes.send_collected(node(ino), move |is_sent| {
+            let seek = || match is_sent {
+                true => seek::within(
+                    &files.file(&overlay, node(ino), false)?.content()?,
+                    offset,
+                    whence,
+                ),
+                // Programs then read everything.
+                false => Err(nix::errno::Errno::EINVAL.into()),
+            };
+            send::offset(reply, answer("lseek", ino, seek));
+        });
     }
 
     fn flush(
@@ -395,7 +412,10 @@ impl Filesystem for Adapter {
         if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
-        let sync = || self.files.file(node(ino))?.sync(data_only);
+        let sync = || {
+            let file = self.files.file(&self.overlay, node(ino), false)?;
+            file.sync(data_only)
+        };
         send::empty(reply, self.answer("fsync", ino, sync));
     }
 

@@ -1,10 +1,10 @@
 //! Requests that change something and need more than one step: the duties that come with
 //! `HANDLE_KILLPRIV_V2`, open files, and what the engine knows nothing of.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow, WriteFlags};
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
-use super::{reply as send, seek};
+use super::seek;
 use crate::layer::FileKind;
 use crate::overlay::{
     Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space, XattrChange,
@@ -98,8 +98,8 @@ impl Adapter {
     /// Attributes; `ESTALE` makes the kernel look up the name of a node that was left.
     pub(super) fn look(&self, node: NodeNumber, file: Option<FileHandle>) -> Result<Attributes> {
         // The kernel names the file where it asks before a write(2).
-        if file == Some(send::handle(true))
-            && let Some(errno) = self.files.doubts.take_lost(node)
+        if let Some(errno) = self.files.doubts.take_lost(node)
+            && file.is_some()
         {
             return Err(errno.into());
         }
@@ -245,7 +245,7 @@ impl Adapter {
         size: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<usize> {
-        let Some(file) = self.files.get(node) else {
+        if !self.overlay.is_writable() {
             let mut read = || (self.contents).read(&self.overlay, node, offset, size, buffer);
             return match read() {
                 // There is no open that could fail instead.
@@ -255,7 +255,8 @@ impl Adapter {
                 }
                 read => read,
             };
-        };
+        }
+        let file = self.files.file(&self.overlay, node, false)?;
         let size = usize::try_from(size).unwrap_or(0);
         if buffer.len() < size {
             buffer.resize(size, 0);
@@ -274,11 +275,20 @@ impl Adapter {
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.kill_set_ids(node)?;
         }
-        let file = self.files.file(node)?;
+        let file = self.files.file(&self.overlay, node, true);
         if !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            let written = file.write_at(data, offset)?;
+            let written = file?.write_at(data, offset)?;
             return Ok(u64::try_from(written).unwrap_or(u64::MAX));
         }
+        let file = file.inspect_err(|error| {
+            self.files.doubts.note_lost(node, error.errno);
+            // It is as it was, but the kernel believes what it has collected: it shall look the name up again.
+            if let Some((parent, name)) = self.overlay.place(node) {
+                self.files
+                    .notes
+                    .add(Note::Name(parent, OsString::from_vec(name)));
+            }
+        })?;
         // Of what it has collected the kernel looks at the error only (`fuse_writepage_end`), not at how much was written.
         let mut done = 0;
         while let Some(rest) = data.get(done..)
@@ -302,21 +312,18 @@ impl Adapter {
         to: NodeNumber,
         range: &Range,
     ) -> Result<u64> {
-        let (from, to) = (self.files.file(from)?, self.files.file(to)?);
+        let file = |node, write| self.files.file(&self.overlay, node, write);
+        let (from, to) = (file(from, false)?, file(to, true)?);
         // The answer has 32 bits.
         let length = range.length.min(1 << 30);
         from.copy_range(range.offset, &to, range.to_offset, length)
     }
 
     pub(super) fn seek_content(&self, node: NodeNumber, offset: i64, whence: i32) -> Result<i64> {
-        if self.files.may_be_dirty(node) {
-            // The kernel does not send what it has collected before it asks, and the file below may be
-            // shorter and have more holes. Programs then read everything.
-            return Err(Errno::EINVAL.into());
-        }
-        let content = match self.files.get(node) {
-            Some(file) => file.content()?,
-            None => self.contents.open(&self.overlay, node)?,
+        let content = if self.overlay.is_writable() {
+            self.files.file(&self.overlay, node, false)?.content()?
+        } else {
+            self.contents.open(&self.overlay, node)?
         };
         seek::within(&content, offset, whence)
     }
@@ -391,7 +398,7 @@ mod tests {
                 read_ahead: false,
             },
             contents: Contents::new(),
-            files: Files::new(true, notes),
+            files: Arc::new(Files::new(None, notes)),
             backings: None,
             ahead: None,
         };

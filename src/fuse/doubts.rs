@@ -53,6 +53,12 @@ impl Doubts {
         }
     }
 
+    /// The kernel has dropped a node.
+    pub(super) fn forget(&self, node: NodeNumber) {
+        self.take_stale(node);
+        self.take_lost(node);
+    }
+
     /// The answer to that question, once.
     pub(super) fn take_lost(&self, node: NodeNumber) -> Option<Errno> {
         self.lost.lock().remove(&node)

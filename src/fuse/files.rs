@@ -1,4 +1,5 @@
-//! Open files of a connection that opens files, and how the kernel reads and writes each.
+//! Open files of a writable connection, and how the kernel reads and writes each: with the writeback cache see
+//! [`super::by_node`]; everything else here is about passthrough.
 //!
 //! While one open file of an inode is in passthrough, every other open of it must be, and on the
 //! same backing file; while one is not, none may be. The kernel answers `EIO` otherwise. So how an
@@ -31,6 +32,7 @@ use lru::LruCache;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 
+use super::by_node::ByNode;
 use super::doubts::Doubts;
 use super::notify::{Note, Notes};
 use crate::layer::Timestamp;
@@ -121,13 +123,14 @@ struct Shard {
 #[derive(Debug)]
 pub(super) struct Files {
     shards: [Mutex<Shard>; SHARDS],
-    passthrough: bool,
+    /// Where the kernel does not tell of opens.
+    by_node: Option<ByNode>,
     pub(super) doubts: Doubts,
     pub(super) notes: Notes,
 }
 
 impl Files {
-    pub(super) fn new(passthrough: bool, notes: Notes) -> Files {
+    pub(super) fn new(by_node: Option<ByNode>, notes: Notes) -> Files {
         let shard = |_| {
             Mutex::new(Shard {
                 slots: HashMap::new(),
@@ -138,7 +141,7 @@ impl Files {
         };
         Files {
             shards: std::array::from_fn(shard),
-            passthrough,
+            by_node,
             doubts: Doubts::new(notes.clone()),
             notes,
         }
@@ -263,9 +266,6 @@ impl Files {
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Option<Backing>> {
         let idle = self.shard(node).lock().idle.pop(&node);
-        if !self.passthrough {
-            return Ok(None);
-        }
         // In this order: a file that is copied up meanwhile is taken for a lower one, and moves
         // once more than it needs to; never the other way round.
         let is_upper = file.is_upper();
@@ -302,6 +302,10 @@ impl Files {
         exclusively: bool,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Result<Way> {
+        if let Some(by_node) = &self.by_node {
+            by_node.keep(node, file);
+            return Ok(Way::PageCache);
+        }
         self.with(node, |slot| {
             let backing = if exclusively {
                 None
@@ -333,9 +337,18 @@ impl Files {
         open.as_ref().map(|open| Arc::clone(&open.file))
     }
 
-    /// The open file of a node that must be open.
-    pub(super) fn file(&self, node: NodeNumber) -> Result<Arc<OverlayFile>> {
-        self.get(node).ok_or_else(|| Errno::EBADF.into())
+    /// The file of a node that somebody has open; copied up if it is to be written to, which only whoever opened
+    /// it for writing asks for.
+    pub(super) fn file(
+        &self,
+        overlay: &Overlay,
+        node: NodeNumber,
+        write: bool,
+    ) -> Result<Arc<OverlayFile>> {
+        match &self.by_node {
+            Some(by_node) => by_node.open(overlay, node, write),
+            None => self.get(node).ok_or_else(|| Errno::EBADF.into()),
+        }
     }
 
     /// Takes one open back. Stores through a mapping change a backing file without the kernel's
@@ -399,7 +412,7 @@ impl Files {
     /// Whether the page cache of the mount may have data of `node` that nobody has sent yet. What
     /// the file below has of blocks, holes and length then says nothing.
     pub(super) fn may_be_dirty(&self, node: NodeNumber) -> bool {
-        self.shard(node).lock().written.contains(&node)
+        self.by_node.is_some() || self.shard(node).lock().written.contains(&node)
     }
 
     fn is_left(&self, node: NodeNumber) -> bool {
@@ -418,7 +431,10 @@ impl Files {
         let idle = shard.idle.pop(&node);
         shard.left.remove(&node);
         drop(shard);
-        self.doubts.take_stale(node);
+        self.doubts.forget(node);
+        if let Some(by_node) = &self.by_node {
+            by_node.forget(node);
+        }
         drop(idle);
     }
 }
@@ -458,7 +474,7 @@ mod tests {
     #[test]
     fn regression_a_node_that_was_left_stays_gone_while_its_open_is_refused() {
         let (notes, _worker) = super::super::notify::notes();
-        let (files, node) = (Files::new(true, notes), NodeNumber(7));
+        let (files, node) = (Files::new(None, notes), NodeNumber(7));
         files.shard(node).lock().left.insert(node);
         std::thread::scope(|scope| {
             let asked = files.with(node, |_| {

@@ -26,7 +26,7 @@ pub(super) struct Adapter {
     pub(super) overlay: Arc<Overlay>,
     pub(super) settings: Settings,
     pub(super) contents: Contents,
-    pub(super) files: Files,
+    pub(super) files: Arc<Files>,
     /// Of a tree that never changes, in passthrough.
     pub(super) backings: Option<Backings>,
     pub(super) ahead: Option<Ahead>,
@@ -47,30 +47,14 @@ impl Adapter {
         Ok(())
     }
 
-    /// Does the work of one request. A failure is logged here, and a panic becomes one.
+    /// Does the work of one request, see [`answer`].
     pub(super) fn answer<T>(
         &self,
         what: &'static str,
         ino: INodeNo,
         work: impl FnOnce() -> Result<T>,
     ) -> std::result::Result<T, Errno> {
-        match catching(|| catch_unwind(AssertUnwindSafe(work))) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let serious = error.errno == nix::errno::Errno::EIO;
-                let level = if serious {
-                    log::Level::Error
-                } else {
-                    log::Level::Debug
-                };
-                log::log!(level, "{what} of node {}: {error}", ino.0);
-                Err(convert::error(&error))
-            }
-            Err(_panic) => {
-                log::error!("{what} of node {}: a bug in plyfs made this fail", ino.0);
-                Err(Errno::EIO)
-            }
-        }
+        answer(what, ino, work)
     }
 
     /// The same for what gives something a name. It may have been done in spite of `EIO`, and the kernel would
@@ -138,12 +122,38 @@ impl Adapter {
             Data::Passthrough { .. } => {
                 InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC
             }
-            Data::WriteBack => InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Without OPEN the kernel has to truncate by itself.
+            Data::WriteBack => InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_NO_OPEN_SUPPORT,
         };
         if self.settings.acl {
             flags |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
         }
         flags
+    }
+}
+
+/// Does the work of one request. A failure is logged here, and a panic becomes one.
+pub(super) fn answer<T>(
+    what: &'static str,
+    ino: INodeNo,
+    work: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Errno> {
+    match catching(|| catch_unwind(AssertUnwindSafe(work))) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let serious = error.errno == nix::errno::Errno::EIO;
+            let level = if serious {
+                log::Level::Error
+            } else {
+                log::Level::Debug
+            };
+            log::log!(level, "{what} of node {}: {error}", ino.0);
+            Err(convert::error(&error))
+        }
+        Err(_panic) => {
+            log::error!("{what} of node {}: a bug in plyfs made this fail", ino.0);
+            Err(Errno::EIO)
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 mod adapter;
 mod ahead;
 mod backing;
+mod by_node;
 mod change;
 mod contents;
 mod convert;
@@ -49,7 +50,7 @@ pub enum Data {
         stack_depth: u32,
     },
     /// Through the page cache of this mount, which also collects what is written. The kernel then
-    /// owns sizes and times of files as long as it knows them.
+    /// owns sizes and times of files as long as it knows them. Files are not opened either.
     WriteBack,
 }
 

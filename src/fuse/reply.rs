@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert::{self, FOREVER};
@@ -95,6 +95,13 @@ pub(super) fn empty(reply: ReplyEmpty, done: Answer<()>) {
 pub(super) fn data(reply: ReplyData, data: Answer<impl AsRef<[u8]>>) {
     match data {
         Ok(data) => reply.data(data.as_ref()),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn offset(reply: ReplyLseek, found: Answer<i64>) {
+    match found {
+        Ok(found) => reply.offset(found),
         Err(errno) => reply.error(errno),
     }
 }

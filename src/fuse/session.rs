@@ -11,6 +11,7 @@ use fuser::{Config, Session};
 
 use super::ahead::{self, Ahead};
 use super::backing::{self, Backings};
+use super::by_node::ByNode;
 use super::contents::Contents;
 use super::files::Files;
 use super::handler::Adapter;
@@ -144,11 +145,12 @@ impl Connection {
         let passthrough = matches!(settings.data, Data::Passthrough { .. });
         let known = backing_files.as_ref().filter(|_| passthrough);
         let known = known.map(File::try_clone).transpose()?;
+        let by_node = (settings.data == Data::WriteBack).then(ByNode::new);
         let adapter = Adapter {
             overlay,
             settings,
             contents: Contents::new(),
-            files: Files::new(passthrough, notes),
+            files: Arc::new(Files::new(by_node, notes)),
             backings: known.map(|known| Backings::new(known, Arc::clone(&device))),
             ahead,
         };

@@ -38,6 +38,18 @@ impl Overlay {
         }
     }
 
+    /// A directory and the name that a node has in it: one of its names, if it has any that is known.
+    #[must_use]
+    pub fn place(&self, node: NodeNumber) -> Option<(NodeNumber, Vec<u8>)> {
+        let Kind::Writable(engine) = &self.kind else {
+            return None;
+        };
+        let node = engine.node(node).ok()?;
+        let state = node.state.read();
+        let (parent, name) = state.place.as_ref()?;
+        Some((NodeNumber(parent.number), name.to_vec()))
+    }
+
     /// Whether something of the base may show what lies in the upper at names that the upper does
     /// not have: base files with several names, of which one was changed.
     #[must_use]
@@ -58,15 +70,16 @@ impl Engine {
 
     /// See [`super::Overlay::read_link`].
     pub(super) fn read_link(&self, node: NodeNumber) -> Result<Vec<u8>> {
-        let _still = self.still();
         let node = self.node(node)?;
         if node.kind != FileKind::Symlink {
             return Err(Errno::EINVAL.into());
         }
         if node.stage() == Stage::Base {
+            // Nothing is locked: a layer may take long to answer.
             let base = node.base.ok_or(Errno::ESTALE)?;
             return Ok(self.base.read_link(NodeNumber(base))?.into_owned());
         }
+        let _still = self.still();
         let reach = self.upper.reach(&node)?;
         self.upper.read_link(reach.at())
     }

@@ -77,12 +77,13 @@ impl Engine {
 
     /// See [`super::Overlay::xattr`].
     pub(super) fn xattr(&self, node: NodeNumber, name: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
-        let _still = self.still();
         let node = self.node(node)?;
         if node.stage() == Stage::Base {
+            // Nothing is locked: a layer may take long to answer.
             let base = node.base.ok_or(Errno::ESTALE)?;
             return self.base.xattr(NodeNumber(base), name);
         }
+        let _still = self.still();
         let Some(stored) = self.stored_name(name) else {
             return Ok(None);
         };
@@ -97,12 +98,12 @@ impl Engine {
 
     /// See [`super::Overlay::xattr_names`].
     pub(super) fn xattr_names(&self, node: NodeNumber) -> Result<Vec<Cow<'_, [u8]>>> {
-        let _still = self.still();
         let node = self.node(node)?;
         if node.stage() == Stage::Base {
             let base = node.base.ok_or(Errno::ESTALE)?;
             return self.base.xattr_names(NodeNumber(base));
         }
+        let _still = self.still();
         let reach = self.upper.reach(&node)?;
         let names = reach.at().xattr_names();
         let names = names.map_err(failed("reading the extended attributes of the upper"))?;

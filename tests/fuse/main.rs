@@ -28,5 +28,6 @@ mod write_holes;
 mod write_races;
 mod write_random;
 mod write_reflink;
+mod write_unopened;
 mod write_users;
 mod write_verbs;

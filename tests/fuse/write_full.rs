@@ -47,6 +47,31 @@ fn regression_the_end_of_a_write_is_not_lost_without_a_word() {
     mount.unmount();
 }
 
+/// The kernel takes what is written before there is a copy to write to.
+#[test]
+fn a_lower_file_that_cannot_be_copied_up_is_as_it_was() {
+    let Some(small) = Small::new() else { return };
+    let lower = vec![7; 2 * SMALL as usize];
+    fs::write(small.lower.path().join("file"), &lower).unwrap();
+    let mount = small.mount();
+    let path = mount.path().join("file");
+    for _ in 0..2 {
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"more").unwrap();
+        let sent = file.sync_all();
+        let no_room = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOSPC);
+        assert!(sent.as_ref().is_err_and(no_room), "{sent:?}");
+        drop(file);
+        wait_for("the file as it was", || fs::read(&path).unwrap() == lower);
+        assert_eq!(fs::metadata(&path).unwrap().len(), lower.len() as u64);
+    }
+    for part in ["upper", "work/work"] {
+        let left = fs::read_dir(small.base.path().join(part)).unwrap();
+        assert_eq!(left.count(), 0, "{part}");
+    }
+    mount.unmount();
+}
+
 /// Bytes that there is room for.
 const SMALL: u64 = 4 << 20;
 
