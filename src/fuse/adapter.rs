@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
@@ -18,8 +17,8 @@ use fuser::{
 use super::change::{Change, Range};
 use super::convert::{self, node, permissions};
 use super::files::Way;
-use super::handler::{Adapter, answer};
-use super::{Data, Xattrs, listing, reply as send, seek};
+use super::handler::Adapter;
+use super::{Data, Xattrs, listing, reply as send};
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -332,10 +331,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate = || {
-            let file = self.files.file(&self.overlay, node(ino), true)?;
-            file.allocate(mode, offset, length)
-        };
+        let allocate = || (self.file(node(ino), true)?).allocate(mode, offset, length);
         send::empty(reply, self.answer("fallocate", ino, allocate));
     }
 
@@ -370,24 +366,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        if !self.files.may_be_dirty(node(ino)) {
-            let seek = || self.seek_content(node(ino), offset, whence);
-            return send::offset(reply, self.answer("lseek", ino, seek));
-        }
-        // What the kernel has collected is neither in the file below nor a hole of it, and is not sent before it asks.
-        let (overlay, files) = (Arc::clone(&self.overlay), Arc::clone(&self.files));
-        self.files.notes.send_collected(node(ino), move |is_sent| {
-            let seek = || match is_sent {
-                true => seek::within(
-                    &files.file(&overlay, node(ino), false)?.content()?,
-                    offset,
-                    whence,
-                ),
-                // Programs then read everything.
-                false => Err(nix::errno::Errno::EINVAL.into()),
-            };
-            send::offset(reply, answer("lseek", ino, seek));
-        });
+        self.seek(ino, offset, whence, reply);
     }
 
     fn flush(
@@ -412,10 +391,7 @@ impl Filesystem for Adapter {
         if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
-        let sync = || {
-            let file = self.files.file(&self.overlay, node(ino), false)?;
-            file.sync(data_only)
-        };
+        let sync = || self.file(node(ino), false)?.sync(data_only);
         send::empty(reply, self.answer("fsync", ino, sync));
     }
 

@@ -13,7 +13,6 @@ use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
-use super::seek;
 use crate::layer::FileKind;
 use crate::overlay::{
     Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space, XattrChange,
@@ -256,7 +255,7 @@ impl Adapter {
                 read => read,
             };
         }
-        let file = self.files.file(&self.overlay, node, false)?;
+        let file = self.file(node, false)?;
         let size = usize::try_from(size).unwrap_or(0);
         if buffer.len() < size {
             buffer.resize(size, 0);
@@ -275,7 +274,7 @@ impl Adapter {
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.kill_set_ids(node)?;
         }
-        let file = self.files.file(&self.overlay, node, true);
+        let file = self.file(node, true);
         if !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
             let written = file?.write_at(data, offset)?;
             return Ok(u64::try_from(written).unwrap_or(u64::MAX));
@@ -312,20 +311,10 @@ impl Adapter {
         to: NodeNumber,
         range: &Range,
     ) -> Result<u64> {
-        let file = |node, write| self.files.file(&self.overlay, node, write);
-        let (from, to) = (file(from, false)?, file(to, true)?);
+        let (from, to) = (self.file(from, false)?, self.file(to, true)?);
         // The answer has 32 bits.
         let length = range.length.min(1 << 30);
         from.copy_range(range.offset, &to, range.to_offset, length)
-    }
-
-    pub(super) fn seek_content(&self, node: NodeNumber, offset: i64, whence: i32) -> Result<i64> {
-        let content = if self.overlay.is_writable() {
-            self.files.file(&self.overlay, node, false)?.content()?
-        } else {
-            self.contents.open(&self.overlay, node)?
-        };
-        seek::within(&content, offset, whence)
     }
 
     /// Figures of the file system that takes the changes, or of the image.

@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use super::by_node::ByNode;
 use super::doubts::Doubts;
 use super::notify::{Note, Notes};
-use crate::layer::Timestamp;
+use super::state::State;
 use crate::overlay::{
     Attributes, Error, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
 };
@@ -71,14 +71,6 @@ pub(super) enum Way {
 struct Backing {
     id: Arc<BackingId>,
     is_upper: bool,
-}
-
-/// What tells whether a file has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    size: u64,
-    mtime: Timestamp,
-    ctime: Timestamp,
 }
 
 /// An open node.
@@ -206,7 +198,7 @@ impl Files {
                 && wanted.write
             {
                 match open.backing {
-                    Some(_) if open.before.is_none() => open.before = state(overlay, node),
+                    Some(_) if open.before.is_none() => open.before = State::of(overlay, node),
                     Some(_) => {}
                     None => self.writes(node),
                 }
@@ -439,27 +431,12 @@ impl Files {
     }
 }
 
-/// What `node` is like now; `None` when it cannot be told.
-fn state(overlay: &Overlay, node: NodeNumber) -> Option<State> {
-    match overlay.attributes(node) {
-        Ok(attributes) => Some(State {
-            size: attributes.size,
-            mtime: attributes.mtime,
-            ctime: attributes.ctime,
-        }),
-        Err(error) => {
-            log::debug!("attributes of the open node {}: {error}", node.0);
-            None
-        }
-    }
-}
-
 /// Whether the kernel may have changed the file in ways that it does not notice.
 fn has_changed(overlay: &Overlay, node: NodeNumber, open: &mut Open) -> bool {
     if open.backing.is_none() {
         return false;
     }
-    let now = state(overlay, node);
+    let now = State::of(overlay, node);
     let before = std::mem::replace(&mut open.before, now);
     now.is_none() || now != before
 }

@@ -15,7 +15,7 @@ use super::files::Files;
 use super::notify::Note;
 use super::session::catching;
 use super::{Data, Settings};
-use crate::overlay::{Overlay, Result};
+use crate::overlay::{NodeNumber, Overlay, OverlayFile, Result};
 
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 128;
@@ -71,6 +71,11 @@ impl Adapter {
             self.files.notes.add(note);
         }
         done
+    }
+
+    /// The file of a node that somebody has open, see [`Files::file`].
+    pub(super) fn file(&self, node: NodeNumber, write: bool) -> Result<Arc<OverlayFile>> {
+        self.files.file(&self.overlay, node, write)
     }
 
     /// Notes that the kernel knows `ino` from now on.

@@ -29,6 +29,7 @@ mod passthrough;
 mod reply;
 mod seek;
 mod session;
+mod state;
 
 pub use handshake::Terms;
 pub use passthrough::probe;
