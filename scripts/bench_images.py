@@ -137,7 +137,7 @@ def build(work, wanted, big_mib=1024, node_files=60_000, say=print):
         elif tag == "node":
             layers = [base, small(layout, npm_tree(rng, node_files))]
         elif tag == "big":
-            layers = [small(layout, [file("big", rng.randbytes(big_mib << 20))])]
+            layers = [small(layout, [file("big", b"".join(rng.randbytes(1 << 20) for _ in range(big_mib)))])]
         else:
             try:
                 debootstrap(root + "-python", log, PYTHON)
