@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use super::change::{Change, Range};
-use super::convert::{self, node, permissions};
+use super::convert::{self, FOREVER, node, permissions};
 use super::files::Way;
 use super::handler::Adapter;
 use super::{Data, Xattrs, listing, reply as send};
@@ -130,7 +130,11 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let look = || self.look(node(ino), fh);
-        send::attributes(reply, self.answer("getattr", ino, look));
+        let found = self.answer("getattr", ino, look);
+        // Who writes to it shall ask again.
+        let is_lost = self.files.doubts.is_lost(node(ino));
+        let lifetime = if is_lost { Duration::ZERO } else { FOREVER };
+        send::attributes(reply, found, lifetime);
     }
 
     fn setattr(
@@ -159,7 +163,7 @@ impl Filesystem for Adapter {
             by_root: req.uid() == 0,
         };
         let set = || self.change(node(ino), &change);
-        send::attributes(reply, self.answer("setattr", ino, set));
+        send::attributes(reply, self.answer("setattr", ino, set), FOREVER);
     }
 
     /// Programs ask whether what they opened is a terminal; nothing here is a device.
@@ -317,8 +321,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let write = || self.write_content(node(ino), offset, data, write_flags);
-        send::written(reply, self.answer("write", ino, write));
+        self.write_data(ino, offset, data, write_flags, reply);
     }
 
     fn fallocate(
@@ -331,7 +334,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate = || (self.file(node(ino), true)?).allocate(mode, offset, length);
+        let allocate = || self.file(node(ino), true)?.allocate(mode, offset, length);
         send::empty(reply, self.answer("fallocate", ino, allocate));
     }
 
@@ -391,7 +394,7 @@ impl Filesystem for Adapter {
         if !self.settings.sync || !self.overlay.is_writable() {
             return reply.error(Errno::ENOSYS);
         }
-        let sync = || self.file(node(ino), false)?.sync(data_only);
+        let sync = || self.sync(node(ino), data_only);
         send::empty(reply, self.answer("fsync", ino, sync));
     }
 

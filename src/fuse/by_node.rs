@@ -5,45 +5,43 @@
 //! it is copied up, and the files that were used last stay open. What loses its last name is kept by the engine
 //! for as long as the kernel knows it.
 //!
+//! The kernel sends what it has collected in many requests at once. While one of them has a file copied up, the others
+//! wait without a thread: else there would be none left for other files.
+//!
 //! # Invariants
 //! * A file that the kernel has dropped is closed, so that its room is free again.
 //! * Contents that share a file with others are not kept: opening them costs nothing.
 //!
 //! # Locking
-//! One lock per shard, held while the cache is looked at and never across a system call.
+//! That of the cache, and one lock for who waits; neither is held across a system call.
 
-use std::num::NonZeroUsize;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
 use std::sync::Arc;
 
-use lru::LruCache;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 
+use super::node_cache::NodeCache;
 use crate::overlay::{NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result};
 
-const SHARDS: usize = 16;
-const OPEN_PER_SHARD: NonZeroUsize = NonZeroUsize::new(16).unwrap();
-
-type Shard = Mutex<LruCache<NodeNumber, Arc<OverlayFile>>>;
+/// What is done with a file when it can be written to, or with the error.
+pub(super) type Waiting = Box<dyn FnOnce(std::result::Result<&OverlayFile, Errno>) + Send>;
 
 /// Open files, by node.
-#[derive(Debug)]
 pub(super) struct ByNode {
-    shards: [Shard; SHARDS],
+    open: NodeCache<Arc<OverlayFile>>,
+    /// Nodes that are opened for writing just now, and what waits for each.
+    opening: Mutex<HashMap<NodeNumber, Vec<Waiting>>>,
 }
 
 impl ByNode {
     pub(super) fn new() -> ByNode {
         ByNode {
-            shards: std::array::from_fn(|_| Mutex::new(LruCache::new(OPEN_PER_SHARD))),
+            open: NodeCache::new(),
+            opening: Mutex::default(),
         }
-    }
-
-    fn shard(&self, node: NodeNumber) -> &Shard {
-        let spread = node.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let [first, ..] = &self.shards;
-        let number = usize::try_from(spread).unwrap_or(0) % SHARDS;
-        self.shards.get(number).unwrap_or(first)
     }
 
     /// The file of `node`, opened now or before; copied up if it is to be written to.
@@ -53,7 +51,7 @@ impl ByNode {
         node: NodeNumber,
         write: bool,
     ) -> Result<Arc<OverlayFile>> {
-        let known = self.shard(node).lock().get(&node).cloned();
+        let known = self.open.get(node);
         if let Some(file) = known.filter(|file| !write || file.is_writable()) {
             return Ok(file);
         }
@@ -63,7 +61,7 @@ impl ByNode {
         };
         let opened = match overlay.open_file(node, request) {
             Err(error) if matches!(error.errno, Errno::EMFILE | Errno::ENFILE) => {
-                self.close_all();
+                self.open.clear();
                 overlay.open_file(node, request)
             }
             opened => opened,
@@ -78,23 +76,63 @@ impl ByNode {
         Ok(file)
     }
 
+    /// The same for writing. If somebody else is at it, nothing is returned, and what `wait` gives is done in the end.
+    pub(super) fn open_or_wait(
+        &self,
+        overlay: &Overlay,
+        node: NodeNumber,
+        wait: impl FnOnce() -> Waiting,
+    ) -> Option<Result<Arc<OverlayFile>>> {
+        if let Some(file) = self.open.get(node).filter(|file| file.is_writable()) {
+            return Some(Ok(file));
+        }
+        match self.opening.lock().entry(node) {
+            Entry::Occupied(mut others) => {
+                others.get_mut().push(wait());
+                return None;
+            }
+            Entry::Vacant(first) => first.insert(Vec::new()),
+        };
+        let turn = Turn { files: self, node };
+        let opened = self.open(overlay, node, true);
+        turn.end(opened.as_deref().map_err(|error| error.errno));
+        Some(opened)
+    }
+
     /// Keeps a file open.
     pub(super) fn keep(&self, node: NodeNumber, file: Arc<OverlayFile>) {
-        // What falls out is closed after the lock is gone.
-        let displaced = self.shard(node).lock().push(node, file);
-        drop(displaced);
+        self.open.keep(node, file);
     }
 
     /// The kernel has dropped `node`.
     pub(super) fn forget(&self, node: NodeNumber) {
-        let closed = self.shard(node).lock().pop(&node);
-        drop(closed);
+        self.open.remove(node);
     }
+}
 
-    fn close_all(&self) {
-        for shard in &self.shards {
-            let closed = std::mem::replace(&mut *shard.lock(), LruCache::new(OPEN_PER_SHARD));
-            drop(closed);
+impl fmt::Debug for ByNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByNode").finish_non_exhaustive()
+    }
+}
+
+/// For as long as a node is being opened for writing. Nobody waits when it has ended, whatever happens.
+struct Turn<'a> {
+    files: &'a ByNode,
+    node: NodeNumber,
+}
+
+impl Turn<'_> {
+    fn end(&self, opened: std::result::Result<&OverlayFile, Errno>) {
+        let waiting = self.files.opening.lock().remove(&self.node);
+        for work in waiting.unwrap_or_default() {
+            work(opened);
         }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.end(Err(Errno::EIO));
     }
 }

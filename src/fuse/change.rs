@@ -1,21 +1,22 @@
 //! Requests that change something and need more than one step: the duties that come with
 //! `HANDLE_KILLPRIV_V2`, open files, and what the engine knows nothing of.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
-use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow, WriteFlags};
+use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow};
 use nix::errno::Errno;
 
 use super::convert::{self, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
+use super::{Data, reply as send};
 use crate::layer::FileKind;
 use crate::overlay::{
-    Attributes, Caller, NodeNumber, RenameFlags, Result, SetAttributes, Space, XattrChange,
+    Attributes, Caller, NodeNumber, Origin, RenameFlags, Result, SetAttributes, Space, XattrChange,
 };
 
 /// Bits that writing by an unprivileged user takes away; the group's only with its right to execute.
@@ -96,10 +97,12 @@ impl Adapter {
 
     /// Attributes; `ESTALE` makes the kernel look up the name of a node that was left.
     pub(super) fn look(&self, node: NodeNumber, file: Option<FileHandle>) -> Result<Attributes> {
-        // The kernel names the file where it asks before a write(2).
-        if let Some(errno) = self.files.doubts.take_lost(node)
-            && file.is_some()
-        {
+        // The kernel names the file where it asks before a write(2), and says which it is if it opened it with us.
+        let is_written = match self.settings.data {
+            Data::WriteBack => file.is_some(),
+            _ => file == Some(send::handle(true)),
+        };
+        if is_written && let Some(errno) = self.files.doubts.take_lost(node) {
             return Err(errno.into());
         }
         if self.files.is_gone(node) {
@@ -126,13 +129,16 @@ impl Adapter {
             // A part of it may have been done.
             self.files.notes.add(Note::Attributes(node));
             self.files.doubts.note_stale(node, error);
+        } else if change.size.is_some() {
+            // Whatever was lost is not expected there any more.
+            self.files.doubts.take_lost(node);
         }
         changed
     }
 
     /// Clears the set-id bits, if there are any. The kernel asks for it at every write, and for
     /// capabilities by another request.
-    fn kill_set_ids(&self, node: NodeNumber) -> Result<()> {
+    pub(super) fn kill_set_ids(&self, node: NodeNumber) -> Result<()> {
         let set = self.overlay.attributes(node)?.permissions;
         if set & SET_USER_ID != 0 || set & SET_GROUP_ID == SET_GROUP_ID {
             self.overlay.kill_privileges(node)?;
@@ -264,45 +270,13 @@ impl Adapter {
         file.read_at(target, offset)
     }
 
-    pub(super) fn write_content(
-        &self,
-        node: NodeNumber,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-    ) -> Result<u64> {
-        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-            self.kill_set_ids(node)?;
+    /// Makes a file durable.
+    pub(super) fn sync(&self, node: NodeNumber, data_only: bool) -> Result<()> {
+        match self.overlay.origin(node)? {
+            // Nobody has written to it, and it may be closed to us.
+            Origin::Base(_) => Ok(()),
+            Origin::Upper(_) => self.file(node, false)?.sync(data_only),
         }
-        let file = self.file(node, true);
-        if !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            let written = file?.write_at(data, offset)?;
-            return Ok(u64::try_from(written).unwrap_or(u64::MAX));
-        }
-        let file = file.inspect_err(|error| {
-            self.files.doubts.note_lost(node, error.errno);
-            // It is as it was, but the kernel believes what it has collected: it shall look the name up again.
-            if let Some((parent, name)) = self.overlay.place(node) {
-                self.files
-                    .notes
-                    .add(Note::Name(parent, OsString::from_vec(name)));
-            }
-        })?;
-        // Of what it has collected the kernel looks at the error only (`fuse_writepage_end`), not at how much was written.
-        let mut done = 0;
-        while let Some(rest) = data.get(done..)
-            && !rest.is_empty()
-        {
-            let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
-            let written = match file.write_at(rest, at) {
-                Ok(0) => Err(Errno::ENOSPC.into()),
-                written => written,
-            };
-            done += written.inspect_err(|error| {
-                self.files.doubts.note_lost(node, error.errno);
-            })?;
-        }
-        Ok(u64::try_from(done).unwrap_or(u64::MAX))
     }
 
     pub(super) fn copy_content(

@@ -3,58 +3,29 @@
 //! A read-only connection without OPEN has no handles, so what is open is our own affair: contents
 //! that are files of their own stay open in a bounded cache, and contents that share a pack need
 //! no open at all.
-//!
-//! # Locking
-//! One lock per shard, held while the cache is looked at and never across a system call.
 
 use std::os::unix::fs::FileExt;
 
-use lru::LruCache;
-use parking_lot::Mutex;
-use std::num::NonZeroUsize;
-
+use super::node_cache::NodeCache;
 use crate::overlay::{Error, NodeNumber, OpenContent, Overlay, Result};
-
-const SHARDS: usize = 16;
-const OPEN_PER_SHARD: NonZeroUsize = NonZeroUsize::new(16).unwrap();
-
-type Shard = Mutex<LruCache<NodeNumber, OpenContent>>;
 
 /// Opened contents, by node.
 #[derive(Debug)]
-pub(super) struct Contents {
-    shards: Box<[Shard]>,
-}
+pub(super) struct Contents(NodeCache<OpenContent>);
 
 impl Contents {
     pub(super) fn new() -> Contents {
-        let shard = || Mutex::new(LruCache::new(OPEN_PER_SHARD));
-        Contents {
-            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-        }
-    }
-
-    fn shard(&self, node: NodeNumber) -> Option<&Shard> {
-        let spread = node.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        self.shards
-            .get(usize::try_from(spread).unwrap_or(0) % SHARDS)
+        Contents(NodeCache::new())
     }
 
     /// The content of `node`, opened now or before.
     pub(super) fn open(&self, overlay: &Overlay, node: NodeNumber) -> Result<OpenContent> {
-        let cached = self
-            .shard(node)
-            .and_then(|shard| shard.lock().get(&node).cloned());
-        if let Some(content) = cached {
+        if let Some(content) = self.0.get(node) {
             return Ok(content);
         }
         let content = overlay.open(node)?;
-        if content.whole
-            && let Some(shard) = self.shard(node)
-        {
-            // The file that falls out is closed after the lock is gone.
-            let displaced = shard.lock().push(node, content.clone());
-            drop(displaced);
+        if content.whole {
+            self.0.keep(node, content.clone());
         }
         Ok(content)
     }

@@ -53,6 +53,11 @@ impl Doubts {
         }
     }
 
+    /// Whether there is an answer that nobody has got yet.
+    pub(super) fn is_lost(&self, node: NodeNumber) -> bool {
+        self.lost.lock().contains_key(&node)
+    }
+
     /// The kernel has dropped a node.
     pub(super) fn forget(&self, node: NodeNumber) {
         self.take_stale(node);

@@ -116,7 +116,7 @@ struct Shard {
 pub(super) struct Files {
     shards: [Mutex<Shard>; SHARDS],
     /// Where the kernel does not tell of opens.
-    by_node: Option<ByNode>,
+    pub(super) by_node: Option<ByNode>,
     pub(super) doubts: Doubts,
     pub(super) notes: Notes,
 }

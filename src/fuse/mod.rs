@@ -24,12 +24,14 @@ mod files;
 mod handler;
 mod handshake;
 mod listing;
+mod node_cache;
 mod notify;
 mod passthrough;
 mod reply;
 mod seek;
 mod session;
 mod state;
+mod write;
 
 pub use handshake::Terms;
 pub use passthrough::probe;
@@ -41,8 +43,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Data {
-    /// Through the page cache of this mount. Files are not opened, as far as we are concerned, so
-    /// nothing can be written.
+    /// Through the page cache of this mount. Files are not opened, as far as we are concerned.
     Cached,
     /// The kernel reads and writes large files, and all that are opened for writing, by itself, as
     /// far as they are whole files below; others go through the page cache. Needs `CAP_SYS_ADMIN` in the first user namespace.

@@ -1,7 +1,9 @@
 //! Telling the kernel what it cannot know: what changed without a request, or in spite of its failure.
 //!
 //! # Invariants
-//! * Only the worker sends: a handler that did could wait for a lock that waits for a handler.
+//! * Only workers send: a handler that did could wait for a lock that waits for a handler.
+//! * A worker that a request waits for drops pages only: what drops names waits for the lock of a directory, which may
+//!   be held by somebody who waits for the lock that such a request holds.
 //! * Nothing that was noted is dropped while the connection lives.
 
 use std::ffi::OsString;
@@ -24,78 +26,104 @@ pub(super) enum Note {
     Name(NodeNumber, OsString),
 }
 
-/// A note, and what is to be done when the kernel was told, or would not be.
-pub(super) struct Task {
-    pub(super) note: Note,
-    then: Option<Then>,
+/// A file of which the kernel shall send what it has collected, and what is done then.
+struct Collected {
+    node: NodeNumber,
+    then: Box<dyn FnOnce(bool) + Send>,
 }
 
-type Then = Box<dyn FnOnce(bool) + Send>;
-
 /// The end of the handlers.
-#[derive(Clone, Debug)]
-pub(super) struct Notes(Sender<Task>);
+#[derive(Clone)]
+pub(super) struct Notes {
+    notes: Sender<Note>,
+    collected: Sender<Collected>,
+}
 
-/// The thread that sends, before it runs.
-#[derive(Debug)]
-pub(super) struct Worker(pub(super) Receiver<Task>);
+/// The threads that send, before they run.
+pub(super) struct Workers {
+    notes: Receiver<Note>,
+    collected: Receiver<Collected>,
+}
 
 /// A pair of both ends.
-pub(super) fn notes() -> (Notes, Worker) {
-    let (sender, receiver) = channel();
-    (Notes(sender), Worker(receiver))
+pub(super) fn notes() -> (Notes, Workers) {
+    let (notes, noted) = channel();
+    let (collected, to_collect) = channel();
+    let workers = Workers {
+        notes: noted,
+        collected: to_collect,
+    };
+    (Notes { notes, collected }, workers)
+}
+
+impl std::fmt::Debug for Notes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notes").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").finish_non_exhaustive()
+    }
 }
 
 impl Notes {
     /// The kernel shall ask again.
     pub(super) fn add(&self, note: Note) {
-        self.send(note, None);
+        // The worker ends after the handlers, or with the connection.
+        if let Err(lost) = self.notes.send(note) {
+            log::debug!("nobody tells the kernel to ask for {:?}", lost.0);
+        }
     }
 
-    /// The kernel shall send what it has collected of a file; `then` is done afterwards, and told whether it has. (It
-    /// writes back what is to be dropped.)
+    /// The kernel shall send what it has collected of a file; `then` is done afterwards, and told whether it was asked.
     pub(super) fn send_collected(
         &self,
         node: NodeNumber,
         then: impl FnOnce(bool) + Send + 'static,
     ) {
-        self.send(Note::Content(node), Some(Box::new(then)));
-    }
-
-    fn send(&self, note: Note, then: Option<Then>) {
-        // The worker ends after the handlers, or with the connection.
-        if let Err(lost) = self.0.send(Task { note, then }) {
-            log::debug!("nobody tells the kernel to ask for {:?}", lost.0.note);
+        let then = Box::new(then);
+        if let Err(lost) = self.collected.send(Collected { node, then }) {
+            (lost.0.then)(false);
         }
     }
 }
 
-impl std::fmt::Debug for Task {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.note.fmt(f)
-    }
-}
-
-impl Worker {
-    /// Starts the thread. It ends when the handlers are gone.
-    pub(super) fn start(self, notifier: Notifier) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new()
-            .name("plyfs-notify".into())
-            .spawn(move || {
-                while let Ok(Task { note, then }) = self.0.recv() {
+impl Workers {
+    /// Starts the threads. They end when the handlers are gone.
+    pub(super) fn start(self, notifier: &Notifier) -> io::Result<[JoinHandle<()>; 2]> {
+        let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(work)
+        };
+        let teller = notifier.clone();
+        let notes = start(
+            "plyfs-notify",
+            Box::new(move || {
+                while let Ok(note) = self.notes.recv() {
                     let told = match &note {
                         // An offset below 0 leaves the pages alone.
-                        Note::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
-                        Note::Content(node) => notifier.inval_inode(INodeNo(node.0), 0, 0),
-                        Note::Name(node, name) => notifier.inval_entry(INodeNo(node.0), name),
+                        Note::Attributes(node) => teller.inval_inode(INodeNo(node.0), -1, 0),
+                        Note::Content(node) => teller.inval_inode(INodeNo(node.0), 0, 0),
+                        Note::Name(node, name) => teller.inval_entry(INodeNo(node.0), name),
                     };
-                    if let Err(error) = &told {
+                    if let Err(error) = told {
                         log::debug!("telling the kernel to ask for {note:?}: {error}");
                     }
-                    if let Some(then) = then {
-                        then(told.is_ok());
-                    }
                 }
-            })
+            }),
+        )?;
+        let teller = notifier.clone();
+        let collected = start(
+            "plyfs-collect",
+            Box::new(move || {
+                while let Ok(Collected { node, then }) = self.collected.recv() {
+                    // What is to be dropped is written back.
+                    let told = teller.inval_inode(INodeNo(node.0), 0, 0);
+                    then(told.is_ok());
+                }
+            }),
+        )?;
+        Ok([notes, collected])
     }
 }

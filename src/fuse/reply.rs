@@ -57,12 +57,12 @@ pub(super) fn created(reply: ReplyCreate, made: Answer<(Attributes, Way)>) {
     }
 }
 
-pub(super) fn attributes(reply: ReplyAttr, found: Answer<Attributes>) {
+pub(super) fn attributes(reply: ReplyAttr, found: Answer<Attributes>, lifetime: Duration) {
     match found {
         Ok(found) => {
             let mut shown = convert::attributes(&found);
             shown.ino.0 = found.ino;
-            reply.attr(&FOREVER, &shown);
+            reply.attr(&lifetime, &shown);
         }
         Err(errno) => reply.error(errno),
     }

@@ -74,7 +74,7 @@ pub fn is_unwanted_answer(target: &str, text: &str) -> bool {
 pub struct Connection {
     session: Session<Adapter>,
     worker: Option<ahead::Worker>,
-    teller: notify::Worker,
+    tellers: notify::Workers,
     terms: Terms,
     /// Of a tree that never changes.
     backing_files: Option<File>,
@@ -141,7 +141,7 @@ impl Connection {
         let device = Arc::new(device);
         let ahead = settings.read_ahead.then(|| Ahead::new(&overlay)).flatten();
         let (ahead, worker) = ahead.unzip();
-        let (notes, teller) = notify::notes();
+        let (notes, tellers) = notify::notes();
         let passthrough = matches!(settings.data, Data::Passthrough { .. });
         let known = backing_files.as_ref().filter(|_| passthrough);
         let known = known.map(File::try_clone).transpose()?;
@@ -158,7 +158,7 @@ impl Connection {
         Ok(Connection {
             session,
             worker,
-            teller,
+            tellers,
             terms,
             backing_files,
         })
@@ -187,13 +187,13 @@ impl Connection {
         let Connection {
             session,
             worker,
-            teller,
+            tellers,
             ..
         } = self;
         let worker = worker
             .map(|worker| worker.start(session.notifier()))
             .transpose()?;
-        let teller = teller.start(session.notifier())?;
+        let tellers = tellers.start(&session.notifier())?;
         let ended = match session.run() {
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(Ended::Aborted),
             ended => ended.map(|()| Ended::Unmounted),
@@ -202,8 +202,10 @@ impl Connection {
         if let Some(Err(_panic)) = worker.map(JoinHandle::join) {
             log::error!("read-ahead ended by a bug in plyfs");
         }
-        if teller.join().is_err() {
-            log::error!("notifications ended by a bug in plyfs");
+        for teller in tellers {
+            if teller.join().is_err() {
+                log::error!("notifications ended by a bug in plyfs");
+            }
         }
         ended
     }

@@ -1,5 +1,7 @@
 //! Questions that change nothing.
 
+use std::sync::atomic::Ordering;
+
 use nix::errno::Errno;
 
 use super::engine::Engine;
@@ -38,13 +40,15 @@ impl Overlay {
         }
     }
 
-    /// A directory and the name that a node has in it: one of its names, if it has any that is known.
+    /// Gives a node another generation, so that whoever looks it up again takes it for another file; returns a directory
+    /// and a name that it has there, if one is known.
     #[must_use]
-    pub fn place(&self, node: NodeNumber) -> Option<(NodeNumber, Vec<u8>)> {
+    pub fn renew(&self, node: NodeNumber) -> Option<(NodeNumber, Vec<u8>)> {
         let Kind::Writable(engine) = &self.kind else {
             return None;
         };
         let node = engine.node(node).ok()?;
+        node.generation.fetch_add(1, Ordering::Relaxed);
         let state = node.state.read();
         let (parent, name) = state.place.as_ref()?;
         Some((NodeNumber(parent.number), name.to_vec()))

@@ -45,11 +45,12 @@ impl Engine {
         if permissions.is_some() && node.kind == FileKind::Symlink {
             return Err(Errno::EOPNOTSUPP.into());
         }
-        if kill_privileges && node.kind != FileKind::Directory {
-            self.drop_privileges(&node)?;
-        }
         // No more is copied than what is to stay.
         let may_be_cut = size.is_some() && node.stage() != Stage::Upper;
+        if kill_privileges && node.kind != FileKind::Directory {
+            let want = size.map_or(Want::Attributes, Want::Data);
+            self.drop_privileges(&node, want)?;
+        }
         if let Some(size) = size {
             self.copy_up(&node, Want::Data(size))?;
         } else if changes_owner || changes_times || permissions.is_some() {
@@ -94,8 +95,8 @@ impl Engine {
         self.attributes_of(&node).map_err(Error::in_doubt)
     }
 
-    /// Clears set-id bits and the file capability; copies nothing up that has neither.
-    fn drop_privileges(&self, node: &Arc<Node>) -> Result<()> {
+    /// Clears set-id bits and the file capability; copies nothing up that has neither, and no more than wanted.
+    fn drop_privileges(&self, node: &Arc<Node>, want: Want) -> Result<()> {
         const CAPABILITY: &[u8] = b"security.capability";
         let number = NodeNumber(node.number);
         let now = {
@@ -107,11 +108,15 @@ impl Engine {
             self.remove_xattr(number, CAPABILITY)?;
         }
         if permissions != now.permissions {
-            self.copy_up(node, Want::Attributes)?;
+            self.copy_up(node, want)?;
             let _still = self.still();
             let reach = self.upper.reach(node)?;
             let at: At<'_> = reach.at();
-            self.upper.change_permissions(at, node.kind, permissions)?;
+            let changed = self.upper.change_permissions(at, node.kind, permissions);
+            changed.map_err(|error| match want {
+                Want::Attributes => error,
+                Want::Data(_) => error.in_doubt(),
+            })?;
         }
         Ok(())
     }

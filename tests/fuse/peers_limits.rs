@@ -172,7 +172,9 @@ fn peers_a_copy_up_that_takes_long_stalls_nobody_else() {
             let mut file = fs::OpenOptions::new()
                 .append(true)
                 .open(root.join("slow"))?;
-            file.write_all(b"x").and_then(|()| file.sync_all())
+            // Many requests, if the kernel collects them.
+            file.write_all(&vec![b'x'; 16 << 20])
+                .and_then(|()| file.sync_all())
         };
         std::thread::scope(|scope| {
             let writer = scope.spawn(copy);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{MountGuard, Need, Store, require, succeed, temp_dir, wait_for};
@@ -52,18 +53,29 @@ fn regression_the_end_of_a_write_is_not_lost_without_a_word() {
 fn a_lower_file_that_cannot_be_copied_up_is_as_it_was() {
     let Some(small) = Small::new() else { return };
     let lower = vec![7; 2 * SMALL as usize];
-    fs::write(small.lower.path().join("file"), &lower).unwrap();
+    let [file, twin] = ["file", "twin"].map(|name| small.lower.path().join(name));
+    fs::write(&file, &lower).unwrap();
+    fs::hard_link(&file, twin).unwrap();
     let mount = small.mount();
     let path = mount.path().join("file");
-    for _ in 0..2 {
+    let twin = mount.path().join("twin");
+    let is_as_it_was = |path: &Path| {
+        let size = fs::metadata(path).unwrap().len();
+        size == lower.len() as u64 && fs::read(path).unwrap() == lower
+    };
+    assert!(is_as_it_was(&path) && is_as_it_was(&twin));
+    for somebody_looks in [false, true, false] {
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(b"more").unwrap();
         let sent = file.sync_all();
         let no_room = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOSPC);
         assert!(sent.as_ref().is_err_and(no_room), "{sent:?}");
+        if somebody_looks {
+            wait_for("the file as it was", || is_as_it_was(&path));
+        }
         drop(file);
-        wait_for("the file as it was", || fs::read(&path).unwrap() == lower);
-        assert_eq!(fs::metadata(&path).unwrap().len(), lower.len() as u64);
+        wait_for("the file as it was", || is_as_it_was(&path));
+        wait_for("its other name", || is_as_it_was(&twin));
     }
     for part in ["upper", "work/work"] {
         let left = fs::read_dir(small.base.path().join(part)).unwrap();

@@ -1,0 +1,99 @@
+//! WRITE: what programs write, and what the kernel has collected of it.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+use fuser::{INodeNo, ReplyWrite, WriteFlags};
+use nix::errno::Errno;
+
+use super::convert::node;
+use super::files::Files;
+use super::handler::{Adapter, answer};
+use super::notify::Note;
+use super::reply as send;
+use crate::overlay::{NodeNumber, OverlayFile, Result};
+
+impl Adapter {
+    /// Answers WRITE. What the kernel has collected waits without a thread while its file is copied up.
+    pub(super) fn write_data(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        data: &[u8],
+        flags: WriteFlags,
+        reply: ReplyWrite,
+    ) {
+        let node = node(ino);
+        if !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            let write = || {
+                if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                    self.kill_set_ids(node)?;
+                }
+                let written = self.file(node, true)?.write_at(data, offset)?;
+                Ok(u64::try_from(written).unwrap_or(u64::MAX))
+            };
+            return send::written(reply, self.answer("write", ino, write));
+        }
+        let mut unanswered = Some(reply);
+        let answered = self.answer("write", ino, || {
+            let wait = || {
+                let (files, data, reply) =
+                    (Arc::clone(&self.files), data.to_owned(), unanswered.take());
+                Box::new(move |file: std::result::Result<&OverlayFile, Errno>| {
+                    let write = || write_collected(&files, file?, node, &data, offset);
+                    let written = answer("write", ino, write);
+                    if let Some(reply) = reply {
+                        send::written(reply, written);
+                    }
+                }) as _
+            };
+            let file = match &self.files.by_node {
+                Some(files) => files.open_or_wait(&self.overlay, node, wait),
+                None => Some(self.file(node, true)),
+            };
+            let Some(file) = file else {
+                return Ok(None);
+            };
+            let file = file.inspect_err(|error| self.is_not_copied(node, error.errno))?;
+            write_collected(&self.files, &file, node, data, offset).map(Some)
+        });
+        if let Some(reply) = unanswered {
+            let written = answered.map(Option::unwrap_or_default);
+            send::written(reply, written);
+        }
+    }
+
+    /// A file is as it was, but the kernel believes what it has collected of it. It shall take what it finds under
+    /// its names for another file.
+    fn is_not_copied(&self, node: NodeNumber, errno: Errno) {
+        self.files.doubts.note_lost(node, errno);
+        if let Some((parent, name)) = self.overlay.renew(node) {
+            let name = OsString::from_vec(name);
+            self.files.notes.add(Note::Name(parent, name));
+        }
+    }
+}
+
+/// Writes all that was collected: of the answer the kernel looks at the error only (`fuse_writepage_end`), not at how
+/// much was written.
+fn write_collected(
+    files: &Files,
+    file: &OverlayFile,
+    node: NodeNumber,
+    data: &[u8],
+    offset: u64,
+) -> Result<u64> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..)
+        && !rest.is_empty()
+    {
+        let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+        let written = match file.write_at(rest, at) {
+            Ok(0) => Err(Errno::ENOSPC.into()),
+            written => written,
+        };
+        done += written.inspect_err(|error| files.doubts.note_lost(node, error.errno))?;
+    }
+    Ok(u64::try_from(done).unwrap_or(u64::MAX))
+}
