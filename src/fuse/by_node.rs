@@ -136,3 +136,65 @@ impl Drop for Turn<'_> {
         self.end(Err(Errno::EIO));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::layer::directory::DirectoryLayer;
+    use crate::overlay::{Namespace, OverlayOptions, Union};
+    use crate::union::stack::{Stack, StackOptions};
+
+    #[test]
+    fn who_waits_for_a_copy_gets_the_file_or_the_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        fs::write(lower.join("file"), "lower").unwrap();
+        let layer = DirectoryLayer::open(&lower).unwrap();
+        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
+        let options = OverlayOptions {
+            namespace: Some(Namespace::User),
+            ..OverlayOptions::default()
+        };
+        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
+        let found = overlay.lookup(NodeNumber::ROOT, b"file").unwrap();
+        let (node, files) = (found.unwrap().node, ByNode::new());
+        let (sender, told) = channel();
+        let wait = || {
+            let sender = sender.clone();
+            let open = || -> Waiting {
+                Box::new(move |file| sender.send(file.map(OverlayFile::is_writable)).unwrap())
+            };
+            files.open_or_wait(&overlay, node, open)
+        };
+        let begin = || {
+            files.opening.lock().insert(node, Vec::new());
+            Turn {
+                files: &files,
+                node,
+            }
+        };
+        // Whoever is at it fails without a word.
+        let turn = begin();
+        assert!(wait().is_none() && wait().is_none());
+        assert!(told.try_recv().is_err());
+        drop(turn);
+        assert_eq!([told.recv(), told.recv()], [Ok(Err(Errno::EIO)); 2]);
+        // And the next one does not wait.
+        assert!(wait().unwrap().unwrap().is_writable());
+        assert_eq!(fs::read(upper.join("file")).unwrap(), b"lower");
+        files.forget(node);
+        let turn = begin();
+        assert!(wait().is_none());
+        turn.end(Ok(&*files.open(&overlay, node, true).unwrap()));
+        drop(turn);
+        assert_eq!(told.recv(), Ok(Ok(true)));
+        assert!(told.try_recv().is_err() && files.opening.lock().is_empty());
+    }
+}
