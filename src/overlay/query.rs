@@ -10,7 +10,7 @@ use super::request::Space;
 use super::upper::failed;
 use super::{Kind, Overlay};
 use crate::layer::FileKind;
-use crate::union::{Attributes, NodeNumber, OpenContent, Result};
+use crate::union::{Attributes, NodeNumber, Result};
 
 /// Which inode a node is shown from. Two nodes of one are names of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,18 +86,6 @@ impl Engine {
         let _still = self.still();
         let reach = self.upper.reach(&node)?;
         self.upper.read_link(reach.at())
-    }
-
-    /// See [`super::Overlay::packed_content`]. What was looked at may have been changed, so the
-    /// number must be one that is in use.
-    pub(super) fn packed_content(&self, node: NodeNumber) -> Result<Option<OpenContent>> {
-        let node = self.node(node)?;
-        match (node.kind, node.stage(), node.base) {
-            (FileKind::Regular, Stage::Base | Stage::Metacopy, Some(base)) => {
-                self.base.packed_content(NodeNumber(base))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// See [`super::Overlay::sync_directory`].
