@@ -32,11 +32,10 @@ impl Filesystem for Adapter {
     // Names.
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.as_bytes();
-        let find = || self.overlay.lookup(node(parent), name);
+        let find = || self.overlay.lookup(node(parent), name.as_bytes());
         let found = self.answer("lookup", parent, find);
         if let Ok(Some(found)) = &found {
-            self.told(INodeNo(found.node.0));
+            self.told((parent, name), INodeNo(found.node.0));
         }
         send::entry(reply, found);
     }

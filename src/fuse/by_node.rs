@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -29,11 +30,22 @@ use crate::overlay::{NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Resu
 /// What is done with a file when it can be written to, or with the error.
 pub(super) type Waiting = Box<dyn FnOnce(std::result::Result<&OverlayFile, Errno>) + Send>;
 
+/// For how long what was sent together with a request that failed fails too, without another try: a copy takes long.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// How far a node is on its way to be written to.
+enum Opening {
+    /// Somebody is at it, for whom these wait.
+    Begun(Vec<Waiting>),
+    /// It could not be opened then.
+    Failed(Errno, Instant),
+}
+
 /// Open files, by node.
 pub(super) struct ByNode {
     open: NodeCache<Arc<OverlayFile>>,
-    /// Nodes that are opened for writing just now, and what waits for each.
-    opening: Mutex<HashMap<NodeNumber, Vec<Waiting>>>,
+    /// Nodes that are opened for writing just now, or could not be.
+    opening: Mutex<HashMap<NodeNumber, Opening>>,
 }
 
 impl ByNode {
@@ -87,13 +99,21 @@ impl ByNode {
             return Some(Ok(file));
         }
         match self.opening.lock().entry(node) {
-            Entry::Occupied(mut others) => {
-                others.get_mut().push(wait());
-                return None;
+            Entry::Occupied(mut others) => match others.get_mut() {
+                Opening::Begun(waiting) => {
+                    waiting.push(wait());
+                    return None;
+                }
+                Opening::Failed(errno, when) if when.elapsed() < TOGETHER => {
+                    return Some(Err((*errno).into()));
+                }
+                failed @ Opening::Failed(..) => *failed = Opening::Begun(Vec::new()),
+            },
+            Entry::Vacant(first) => {
+                first.insert(Opening::Begun(Vec::new()));
             }
-            Entry::Vacant(first) => first.insert(Vec::new()),
-        };
-        let turn = Turn { files: self, node };
+        }
+        let turn = Turn::new(self, node);
         let opened = self.open(overlay, node, true);
         turn.end(opened.as_deref().map_err(|error| error.errno));
         Some(opened)
@@ -107,6 +127,10 @@ impl ByNode {
     /// The kernel has dropped `node`.
     pub(super) fn forget(&self, node: NodeNumber) {
         self.open.remove(node);
+        let mut opening = self.opening.lock();
+        if let Some(Opening::Failed(..)) = opening.get(&node) {
+            opening.remove(&node);
+        }
     }
 }
 
@@ -120,20 +144,45 @@ impl fmt::Debug for ByNode {
 struct Turn<'a> {
     files: &'a ByNode,
     node: NodeNumber,
+    has_ended: bool,
 }
 
-impl Turn<'_> {
-    fn end(&self, opened: std::result::Result<&OverlayFile, Errno>) {
-        let waiting = self.files.opening.lock().remove(&self.node);
-        for work in waiting.unwrap_or_default() {
-            work(opened);
+impl<'a> Turn<'a> {
+    fn new(files: &'a ByNode, node: NodeNumber) -> Turn<'a> {
+        Turn {
+            files,
+            node,
+            has_ended: false,
+        }
+    }
+
+    fn end(mut self, opened: std::result::Result<&OverlayFile, Errno>) {
+        self.tell(opened);
+    }
+
+    /// Once: another one may have begun before all are told.
+    fn tell(&mut self, opened: std::result::Result<&OverlayFile, Errno>) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let waiting = {
+            let mut opening = self.files.opening.lock();
+            match opened {
+                Ok(_) => opening.remove(&self.node),
+                Err(errno) => opening.insert(self.node, Opening::Failed(errno, Instant::now())),
+            }
+        };
+        if let Some(Opening::Begun(waiting)) = waiting {
+            for work in waiting {
+                work(opened);
+            }
         }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.end(Err(Errno::EIO));
+        self.tell(Err(Errno::EIO));
     }
 }
 
@@ -174,11 +223,9 @@ mod tests {
             files.open_or_wait(&overlay, node, open)
         };
         let begin = || {
-            files.opening.lock().insert(node, Vec::new());
-            Turn {
-                files: &files,
-                node,
-            }
+            let begun = Opening::Begun(Vec::new());
+            files.opening.lock().insert(node, begun);
+            Turn::new(&files, node)
         };
         // Whoever is at it fails without a word.
         let turn = begin();
@@ -186,15 +233,31 @@ mod tests {
         assert!(told.try_recv().is_err());
         drop(turn);
         assert_eq!([told.recv(), told.recv()], [Ok(Err(Errno::EIO)); 2]);
-        // And the next one does not wait.
+        // What was sent with it fails too, and what comes later does not wait.
+        assert_eq!(wait().unwrap().unwrap_err().errno, Errno::EIO);
+        files.forget(node);
         assert!(wait().unwrap().unwrap().is_writable());
         assert_eq!(fs::read(upper.join("file")).unwrap(), b"lower");
         files.forget(node);
         let turn = begin();
         assert!(wait().is_none());
         turn.end(Ok(&*files.open(&overlay, node, true).unwrap()));
-        drop(turn);
         assert_eq!(told.recv(), Ok(Ok(true)));
         assert!(told.try_recv().is_err() && files.opening.lock().is_empty());
+    }
+
+    /// It ended twice, and the second time others were waiting.
+    #[test]
+    fn regression_a_turn_ends_once() {
+        let (files, node) = (ByNode::new(), NodeNumber(7));
+        let mut first = Turn::new(&files, node);
+        first.tell(Err(Errno::ENOSPC));
+        let waiting = vec![Box::new(|_: std::result::Result<&OverlayFile, Errno>| {
+            let waits_for_another = false;
+            assert!(waits_for_another);
+        }) as Waiting];
+        files.opening.lock().insert(node, Opening::Begun(waiting));
+        drop(first);
+        assert_eq!(files.opening.lock().len(), 1);
     }
 }

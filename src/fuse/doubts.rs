@@ -4,6 +4,7 @@
 //! One lock for each of the sets, which are empty nearly always; neither is held across anything.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -11,13 +12,18 @@ use parking_lot::Mutex;
 use super::notify::{Note, Notes};
 use crate::overlay::{Error, NodeNumber};
 
+/// How long a loss is told to who goes on writing; later it may be somebody else, who has lost nothing.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// Nodes of which the kernel knows something wrong.
 #[derive(Debug)]
 pub(super) struct Doubts {
     /// Their file was changed in its layer, and they have not been opened since.
     stale: Mutex<HashSet<NodeNumber>>,
     /// There was no room for data that the kernel had collected; and what was said of it.
-    lost: Mutex<HashMap<NodeNumber, Errno>>,
+    lost: Mutex<HashMap<NodeNumber, (Errno, Instant)>>,
+    /// Lower files that could not be copied up when the kernel sent what it had collected.
+    uncopied: Mutex<HashSet<NodeNumber>>,
     notes: Notes,
 }
 
@@ -26,6 +32,7 @@ impl Doubts {
         Doubts {
             stale: Mutex::default(),
             lost: Mutex::default(),
+            uncopied: Mutex::default(),
             notes,
         }
     }
@@ -47,25 +54,38 @@ impl Doubts {
     /// Notes that data which the kernel had collected could not be written. It remembers that for fsync(2) and
     /// close(2) only, and would take more without end; so it shall ask for attributes before the next write.
     pub(super) fn note_lost(&self, node: NodeNumber, errno: Errno) {
-        if matches!(errno, Errno::ENOSPC | Errno::EDQUOT) {
-            self.lost.lock().insert(node, errno);
-            self.notes.add(Note::Attributes(node));
-        }
+        self.lost.lock().insert(node, (errno, Instant::now()));
+        self.notes.add(Note::Attributes(node));
+    }
+
+    /// Notes that the kernel believes of a lower file what is not so; says whether that is new.
+    pub(super) fn note_uncopied(&self, node: NodeNumber) -> bool {
+        self.uncopied.lock().insert(node)
+    }
+
+    /// Whether the kernel believes of a lower file what is not so.
+    pub(super) fn is_uncopied(&self, node: NodeNumber) -> bool {
+        self.uncopied.lock().contains(&node)
     }
 
     /// Whether there is an answer that nobody has got yet.
     pub(super) fn is_lost(&self, node: NodeNumber) -> bool {
-        self.lost.lock().contains_key(&node)
+        let lost = self.lost.lock();
+        lost.get(&node)
+            .is_some_and(|(_, when)| when.elapsed() < TOLD)
     }
 
-    /// The kernel has dropped a node.
+    /// The kernel has dropped a node, or what it believes of it has become true.
     pub(super) fn forget(&self, node: NodeNumber) {
         self.take_stale(node);
         self.take_lost(node);
+        self.uncopied.lock().remove(&node);
     }
 
     /// The answer to that question, once.
     pub(super) fn take_lost(&self, node: NodeNumber) -> Option<Errno> {
-        self.lost.lock().remove(&node)
+        let lost = self.lost.lock().remove(&node);
+        lost.filter(|(_, when)| when.elapsed() < TOLD)
+            .map(|(errno, _)| errno)
     }
 }

@@ -19,6 +19,8 @@ use crate::overlay::{NodeNumber, Overlay, OverlayFile, Result};
 
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 128;
+/// Where the kernel collects what is written: what waits for a copy must not keep it from asking for anything else.
+const MAX_COLLECTED: u16 = 4096;
 
 /// What answers the kernel.
 #[derive(Debug)]
@@ -40,7 +42,11 @@ impl Adapter {
             .add_capabilities(self.flags() & offered)
             .map_err(refused)?;
         config.set_max_write(MAX_WRITE).map_err(refused)?;
-        config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
+        let background = match self.settings.data {
+            Data::WriteBack => MAX_COLLECTED,
+            _ => MAX_BACKGROUND,
+        };
+        config.set_max_background(background).map_err(refused)?;
         if let Data::Passthrough { stack_depth } = self.settings.data {
             config.set_max_stack_depth(stack_depth).map_err(refused)?;
         }
@@ -78,10 +84,14 @@ impl Adapter {
         self.files.file(&self.overlay, node, write)
     }
 
-    /// Notes that the kernel knows `ino` from now on.
-    pub(super) fn told(&self, ino: INodeNo) {
+    /// Notes that the kernel knows `ino` by a name from now on.
+    pub(super) fn told(&self, (parent, name): (INodeNo, &OsStr), ino: INodeNo) {
         if let Some(ahead) = &self.ahead {
             ahead.told(node(ino));
+        }
+        if self.files.doubts.is_uncopied(node(ino)) {
+            let note = Note::Name(node(parent), name.to_owned());
+            self.files.notes.add(note);
         }
     }
 

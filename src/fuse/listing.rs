@@ -47,7 +47,7 @@ pub(super) fn plus(adapter: &Adapter, ino: INodeNo, offset: u64, mut reply: Repl
         is_empty = false;
         let (shown, name) = (convert::attributes(found), OsStr::from_bytes(entry.name));
         let (number, lifetime) = (shown.ino, lifetime(found));
-        adapter.told(number);
+        adapter.told((ino, name), number);
         let next = entry.next_offset;
         full(reply.add(number, next, name, &lifetime, &shown, generation(found)))
     };

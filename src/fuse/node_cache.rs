@@ -6,14 +6,15 @@
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
 use crate::overlay::NodeNumber;
 
 const SHARDS: usize = 16;
-const KEPT_PER_SHARD: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+const MOST_PER_SHARD: u64 = 16;
 
-/// Values by node.
+/// Values by node, of which most are open files: no more are kept than an eighth of what the process may open.
 #[derive(Debug)]
 pub(super) struct NodeCache<V> {
     shards: [Mutex<LruCache<NodeNumber, V>>; SHARDS],
@@ -21,8 +22,12 @@ pub(super) struct NodeCache<V> {
 
 impl<V: Clone> NodeCache<V> {
     pub(super) fn new() -> NodeCache<V> {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft);
+        let kept = (limit / 8 / SHARDS as u64).clamp(1, MOST_PER_SHARD);
+        let kept = usize::try_from(kept).ok().and_then(NonZeroUsize::new);
+        let capacity = kept.unwrap_or(NonZeroUsize::MIN);
         NodeCache {
-            shards: std::array::from_fn(|_| Mutex::new(LruCache::new(KEPT_PER_SHARD))),
+            shards: std::array::from_fn(|_| Mutex::new(LruCache::new(capacity))),
         }
     }
 
@@ -50,7 +55,11 @@ impl<V: Clone> NodeCache<V> {
 
     pub(super) fn clear(&self) {
         for shard in &self.shards {
-            let removed = std::mem::replace(&mut *shard.lock(), LruCache::new(KEPT_PER_SHARD));
+            let mut removed = Vec::new();
+            {
+                let mut shard = shard.lock();
+                removed.extend(std::iter::from_fn(|| shard.pop_lru()));
+            }
             drop(removed);
         }
     }

@@ -118,9 +118,17 @@ impl Workers {
             "plyfs-collect",
             Box::new(move || {
                 while let Ok(Collected { node, then }) = self.collected.recv() {
-                    // What is to be dropped is written back.
-                    let told = teller.inval_inode(INodeNo(node.0), 0, 0);
-                    then(told.is_ok());
+                    let teller = teller.clone();
+                    let send = move || {
+                        // What is to be dropped is written back.
+                        let told = teller.inval_inode(INodeNo(node.0), 0, 0);
+                        then(told.is_ok());
+                    };
+                    // Each for itself: one may have to wait for a copy.
+                    let thread = std::thread::Builder::new().name("plyfs-collect".into());
+                    if let Err(error) = thread.spawn(send) {
+                        log::warn!("cannot have what was collected sent: {error}");
+                    }
                 }
             }),
         )?;

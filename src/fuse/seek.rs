@@ -24,7 +24,8 @@ impl Adapter {
         let may_be_dirty = files.may_be_dirty(node);
         let answer = move |is_sent: bool| {
             let seek = || {
-                if !is_sent || files.doubts.is_lost(node) {
+                let doubts = &files.doubts;
+                if !is_sent || doubts.is_lost(node) || doubts.is_uncopied(node) {
                     // Programs then read everything.
                     return Err(Errno::EINVAL.into());
                 }

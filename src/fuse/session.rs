@@ -36,9 +36,9 @@ thread_local! {
 
 /// Runs `work`, which catches its panics.
 pub(super) fn catching<T>(work: impl FnOnce() -> T) -> T {
-    CAUGHT.set(true);
+    let before = CAUGHT.replace(true);
     let result = work();
-    CAUGHT.set(false);
+    CAUGHT.set(before);
     result
 }
 

@@ -64,13 +64,17 @@ impl Adapter {
         }
     }
 
-    /// A file is as it was, but the kernel believes what it has collected of it. It shall take what it finds under
-    /// its names for another file.
+    /// A lower file is as it was, but the kernel believes what it has collected of it: it shall drop that, and its name
+    /// each time it has learnt it, so that it forgets how long it took the file for when the last one closes it.
     fn is_not_copied(&self, node: NodeNumber, errno: Errno) {
-        self.files.doubts.note_lost(node, errno);
-        if let Some((parent, name)) = self.overlay.renew(node) {
-            let name = OsString::from_vec(name);
-            self.files.notes.add(Note::Name(parent, name));
+        let doubts = &self.files.doubts;
+        let Some((parent, name)) = self.overlay.lower_place(node) else {
+            return doubts.note_lost(node, errno);
+        };
+        let notes = &self.files.notes;
+        notes.add(Note::Content(node));
+        if doubts.note_uncopied(node) {
+            notes.add(Note::Name(parent, OsString::from_vec(name)));
         }
     }
 }
@@ -95,5 +99,7 @@ fn write_collected(
         };
         done += written.inspect_err(|error| files.doubts.note_lost(node, error.errno))?;
     }
+    // There is room again, and what the kernel believes is so.
+    files.doubts.forget(node);
     Ok(u64::try_from(done).unwrap_or(u64::MAX))
 }

@@ -106,7 +106,7 @@ impl Engine {
         contents.set_object(name, looks.stat.ino, node.number, in_base);
         let mut attributes = looks.attributes();
         (attributes.node, attributes.ino) = (NodeNumber(node.number), node.ino);
-        attributes.generation = node.generation();
+        attributes.generation = node.generation;
         Ok((node, attributes, file))
     }
 
@@ -277,7 +277,7 @@ impl Engine {
                     ..State::base(Some((Arc::clone(parent), Box::from(name))))
                 };
                 let mut node = Node::new(number, kind, None, state);
-                node.generation = looks.generation().into();
+                node.generation = looks.generation();
                 if let Some(contents) = &node.contents {
                     contents.write().is_read = true;
                 }

@@ -136,7 +136,7 @@ impl Engine {
                 attributes.nlink = 0;
             }
             attributes.node = NodeNumber(node.number);
-            (attributes.ino, attributes.generation) = (node.ino, node.generation());
+            attributes.ino = node.ino;
             return Ok(attributes);
         }
         let reach = self.upper.reach(node)?;
@@ -153,7 +153,7 @@ impl Engine {
     ) -> Result<Attributes> {
         let mut attributes = looks.attributes();
         attributes.node = NodeNumber(node.number);
-        (attributes.ino, attributes.generation) = (node.ino, node.generation());
+        (attributes.ino, attributes.generation) = (node.ino, node.generation);
         if let Some(contents) = &node.contents {
             let contents = contents.read();
             // As in the kernel: programs then do not count subdirectories.

@@ -347,7 +347,7 @@ impl Engine {
                 node.linked_in_base = linked;
                 node.ino = ino;
                 if own.is_none() {
-                    node.generation = looks.generation().into();
+                    node.generation = looks.generation();
                 }
                 node
             });

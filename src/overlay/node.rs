@@ -10,7 +10,7 @@
 //! Each shard has a lock; it is never held during a system call, or while another lock is taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -63,7 +63,7 @@ pub(super) struct Node {
     /// What users see as `st_ino`.
     pub(super) ino: u64,
     /// See [`crate::union::Attributes::generation`].
-    pub(super) generation: AtomicU32,
+    pub(super) generation: u32,
     /// Its kind, for ever.
     pub(super) kind: FileKind,
     /// The object of the base that it came from.
@@ -88,7 +88,7 @@ impl Node {
         Node {
             number,
             ino: number,
-            generation: AtomicU32::new(0),
+            generation: 0,
             kind,
             base,
             linked_in_base: false,
@@ -97,11 +97,6 @@ impl Node {
             state: RwLock::new(state),
             contents,
         }
-    }
-
-    /// See [`crate::union::Attributes::generation`].
-    pub(super) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
     }
 
     /// How many references there are.

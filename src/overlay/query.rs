@@ -1,7 +1,5 @@
 //! Questions that change nothing.
 
-use std::sync::atomic::Ordering;
-
 use nix::errno::Errno;
 
 use super::engine::Engine;
@@ -40,18 +38,16 @@ impl Overlay {
         }
     }
 
-    /// Gives a node another generation, so that whoever looks it up again takes it for another file; returns a directory
-    /// and a name that it has there, if one is known.
+    /// A directory and a name that a node has in it, if it is not in the upper and one is known.
     #[must_use]
-    pub fn renew(&self, node: NodeNumber) -> Option<(NodeNumber, Vec<u8>)> {
+    pub fn lower_place(&self, node: NodeNumber) -> Option<(NodeNumber, Vec<u8>)> {
         let Kind::Writable(engine) = &self.kind else {
             return None;
         };
         let node = engine.node(node).ok()?;
-        node.generation.fetch_add(1, Ordering::Relaxed);
         let state = node.state.read();
         let (parent, name) = state.place.as_ref()?;
-        Some((NodeNumber(parent.number), name.to_vec()))
+        (state.stage != Stage::Upper).then(|| (NodeNumber(parent.number), name.to_vec()))
     }
 
     /// Whether something of the base may show what lies in the upper at names that the upper does
