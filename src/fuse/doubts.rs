@@ -75,11 +75,16 @@ impl Doubts {
             .is_some_and(|(_, when)| when.elapsed() < TOLD)
     }
 
-    /// The kernel has dropped a node, or what it believes of it has become true.
-    pub(super) fn forget(&self, node: NodeNumber) {
-        self.take_stale(node);
+    /// What the kernel has written to a node is there.
+    pub(super) fn settle(&self, node: NodeNumber) {
         self.take_lost(node);
         self.uncopied.lock().remove(&node);
+    }
+
+    /// The kernel has dropped a node.
+    pub(super) fn forget(&self, node: NodeNumber) {
+        self.take_stale(node);
+        self.settle(node);
     }
 
     /// The answer to that question, once.

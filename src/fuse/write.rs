@@ -100,6 +100,6 @@ fn write_collected(
         done += written.inspect_err(|error| files.doubts.note_lost(node, error.errno))?;
     }
     // There is room again, and what the kernel believes is so.
-    files.doubts.forget(node);
+    files.doubts.settle(node);
     Ok(u64::try_from(done).unwrap_or(u64::MAX))
 }
