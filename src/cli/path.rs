@@ -61,9 +61,21 @@ impl ImagePath {
     ) -> Result<(Union, Attributes)> {
         let tried = if verb == "ls" { "list" } else { "print" };
         let store = environment::open_store(global)?;
+        let find = || image::find(&store, &self.image, platform);
         let open = || {
-            let found = image::find(&store, &self.image, platform)?;
-            image::open(&store, &found)
+            let mut found = find()?;
+            loop {
+                let opened = image::open(&store, &found);
+                if opened.is_ok() {
+                    return opened;
+                }
+                // Nobody keeps it: it may have been removed meanwhile, or another one been given its name.
+                let now = find()?;
+                if now.record.descriptor.digest == found.record.descriptor.digest {
+                    return opened;
+                }
+                found = now;
+            }
         };
         let union = open().map_err(|error| {
             let meant = self.meant(&store);
