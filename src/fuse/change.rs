@@ -250,7 +250,13 @@ impl Adapter {
         size: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<usize> {
-        if !self.overlay.is_writable() {
+        let open = if self.overlay.is_writable() {
+            Some(self.file(node, false)?)
+        } else {
+            // With passthrough, opens of read-only files are told of too.
+            self.files.get(node)
+        };
+        let Some(file) = open else {
             let mut read = || (self.contents).read(&self.overlay, node, offset, size, buffer);
             return match read() {
                 // There is no open that could fail instead.
@@ -260,8 +266,7 @@ impl Adapter {
                 }
                 read => read,
             };
-        }
-        let file = self.file(node, false)?;
+        };
         let size = usize::try_from(size).unwrap_or(0);
         if buffer.len() < size {
             buffer.resize(size, 0);

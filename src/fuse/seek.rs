@@ -17,7 +17,13 @@ impl Adapter {
     pub(super) fn seek(&self, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
         let node = node(ino);
         if !self.overlay.is_writable() {
-            let seek = || within(&self.contents.open(&self.overlay, node)?, offset, whence);
+            let seek = || {
+                let content = match self.files.get(node) {
+                    Some(file) => file.content()?,
+                    None => self.contents.open(&self.overlay, node)?,
+                };
+                within(&content, offset, whence)
+            };
             return send::offset(reply, self.answer("lseek", ino, seek));
         }
         let (overlay, files) = (Arc::clone(&self.overlay), Arc::clone(&self.files));
