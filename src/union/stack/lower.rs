@@ -103,7 +103,7 @@ impl Handles {
     pub(super) fn new(layers: Box<[DirectoryLayer]>) -> Handles {
         // A quarter: the rest is for files, for mounts beside this one, and for the caller.
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft / 4);
-        let capacity = usize::try_from(limit).unwrap_or(usize::MAX).clamp(16, 1024);
+        let capacity = usize::try_from(limit).unwrap_or(usize::MAX).clamp(16, 2048);
         Handles::with_capacity(layers, capacity)
     }
 
