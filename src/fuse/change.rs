@@ -330,30 +330,18 @@ mod tests {
     use super::super::contents::Contents;
     use super::super::files::Files;
     use super::super::notify::notes;
+    use super::super::test_support::{Directories, node_of};
     use super::super::{Settings, Xattrs};
     use super::*;
     use crate::fuse::Data;
-    use crate::layer::directory::DirectoryLayer;
-    use crate::overlay::{Namespace, Overlay, OverlayOptions, Union};
-    use crate::union::stack::{Stack, StackOptions};
 
     /// The kernel does not release what was not opened, and the node would stay open for ever.
     #[test]
     fn regression_an_open_that_fails_late_is_not_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
-            let path = directory.path().join(name);
-            fs::create_dir(&path).unwrap();
-            path
-        });
-        let layer = DirectoryLayer::open(&lower).unwrap();
-        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
-        let options = OverlayOptions {
-            namespace: Some(Namespace::User),
-            ..OverlayOptions::default()
-        };
-        fs::write(upper.join("file"), "text").unwrap();
-        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
+        let directories = Directories::new();
+        fs::write(directories.upper.join("file"), "text").unwrap();
+        let overlay = directories.overlay();
+        let node = node_of(&overlay, b"file");
         let (notes, _worker) = notes();
         let adapter = Adapter {
             overlay: Arc::new(overlay),
@@ -370,15 +358,13 @@ mod tests {
             backings: None,
             ahead: None,
         };
-        let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");
-        let node = found.unwrap().unwrap().node;
         let wanted = Wanted {
             write: true,
             truncate: true,
         };
         // Its attributes cannot be read any more after it was opened.
         let opened = adapter.open_file(node, wanted, false, |_| {
-            fs::remove_file(upper.join("file")).unwrap();
+            fs::remove_file(directories.upper.join("file")).unwrap();
             Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
         });
         assert!(opened.is_err(), "{opened:?}");

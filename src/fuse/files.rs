@@ -35,12 +35,12 @@ use parking_lot::Mutex;
 use super::by_node::ByNode;
 use super::doubts::Doubts;
 use super::notify::{Note, Notes};
+use super::sharded::Sharded;
 use super::state::State;
 use crate::overlay::{
     Attributes, Error, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
 };
 
-const SHARDS: usize = 16;
 const IDLE_PER_SHARD: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Files of this size and above are read by the kernel itself: registering one costs as much as
 /// two round trips, which must be worth it.
@@ -114,7 +114,7 @@ struct Shard {
 /// The open files of a connection.
 #[derive(Debug)]
 pub(super) struct Files {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Sharded<Shard>,
     /// Where the kernel does not tell of opens.
     pub(super) by_node: Option<ByNode>,
     pub(super) doubts: Doubts,
@@ -123,16 +123,14 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(by_node: Option<ByNode>, notes: Notes) -> Files {
-        let shard = |_| {
-            Mutex::new(Shard {
-                slots: HashMap::new(),
-                idle: LruCache::new(IDLE_PER_SHARD),
-                left: HashSet::new(),
-                written: HashSet::new(),
-            })
+        let shard = || Shard {
+            slots: HashMap::new(),
+            idle: LruCache::new(IDLE_PER_SHARD),
+            left: HashSet::new(),
+            written: HashSet::new(),
         };
         Files {
-            shards: std::array::from_fn(shard),
+            shards: Sharded::new(shard),
             by_node,
             doubts: Doubts::new(notes.clone()),
             notes,
@@ -140,10 +138,7 @@ impl Files {
     }
 
     fn shard(&self, node: NodeNumber) -> &Mutex<Shard> {
-        let spread = node.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let [first, ..] = &self.shards;
-        let number = usize::try_from(spread).unwrap_or(0) % SHARDS;
-        self.shards.get(number).unwrap_or(first)
+        self.shards.of(node)
     }
 
     /// Does `work` with the node locked, open or not.

@@ -30,7 +30,10 @@ mod passthrough;
 mod reply;
 mod seek;
 mod session;
+mod sharded;
 mod state;
+#[cfg(test)]
+mod test_support;
 mod write;
 
 pub use handshake::Terms;
