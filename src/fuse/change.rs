@@ -329,6 +329,7 @@ mod tests {
 
     use super::super::contents::Contents;
     use super::super::files::Files;
+    use super::super::first_read::FirstReads;
     use super::super::notify::notes;
     use super::super::test_support::{Directories, node_of};
     use super::super::{Settings, Xattrs};
@@ -354,7 +355,7 @@ mod tests {
                 read_ahead: false,
             },
             contents: Contents::new(),
-            files: Arc::new(Files::new(None, notes)),
+            files: Arc::new(Files::new(None, FirstReads::default(), notes)),
             backings: None,
             ahead: None,
         };

@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 
 use super::by_node::ByNode;
 use super::doubts::Doubts;
+use super::first_read::FirstReads;
 use super::notify::{Note, Notes};
 use super::sharded::Sharded;
 use super::state::State;
@@ -115,6 +116,7 @@ struct Shard {
 #[derive(Debug)]
 pub(super) struct Files {
     shards: Sharded<Shard>,
+    first_reads: FirstReads,
     /// Where the kernel does not tell of opens.
     pub(super) by_node: Option<ByNode>,
     pub(super) doubts: Doubts,
@@ -122,7 +124,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(by_node: Option<ByNode>, notes: Notes) -> Files {
+    pub(super) fn new(by_node: Option<ByNode>, first_reads: FirstReads, notes: Notes) -> Files {
         let shard = || Shard {
             slots: HashMap::new(),
             idle: LruCache::new(IDLE_PER_SHARD),
@@ -131,6 +133,7 @@ impl Files {
         };
         Files {
             shards: Sharded::new(shard),
+            first_reads,
             by_node,
             doubts: Doubts::new(notes.clone()),
             notes,
@@ -261,8 +264,13 @@ impl Files {
             return Err(Errno::EIO.into());
         }
         if !content.whole || (content.size < LARGE && !wanted.write) {
+            if !wanted.write {
+                self.first_reads.hand_over(node, &content);
+            }
             return Ok(None);
         }
+        // The kernel drops what it has read of what it opens like this.
+        self.first_reads.forget(node);
         if let Some(idle) = idle.filter(|idle| idle.is_upper == is_upper) {
             return Ok(Some(idle));
         }
@@ -418,6 +426,7 @@ impl Files {
         let idle = shard.idle.pop(&node);
         shard.left.remove(&node);
         drop(shard);
+        self.first_reads.forget(node);
         self.doubts.forget(node);
         if let Some(by_node) = &self.by_node {
             by_node.forget(node);
@@ -446,7 +455,10 @@ mod tests {
     #[test]
     fn regression_a_node_that_was_left_stays_gone_while_its_open_is_refused() {
         let (notes, _worker) = super::super::notify::notes();
-        let (files, node) = (Files::new(None, notes), NodeNumber(7));
+        let (files, node) = (
+            Files::new(None, FirstReads::default(), notes),
+            NodeNumber(7),
+        );
         files.shard(node).lock().left.insert(node);
         std::thread::scope(|scope| {
             let asked = files.with(node, |_| {

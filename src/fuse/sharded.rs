@@ -7,7 +7,7 @@ use crate::overlay::NodeNumber;
 pub(super) const SHARDS: usize = 16;
 
 /// A value for each shard of the nodes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sharded<T>([Mutex<T>; SHARDS]);
 
 impl<T> Sharded<T> {

@@ -3,13 +3,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use plyfs::sys::mapping::Mapping;
 
-use crate::support::{Need, User, command_as, require, succeed, text};
+use crate::fixture::{daemon, signal};
+use crate::support::{Need, User, command_as, require, succeed, text, wait_for};
 use crate::writable::{Writable, each, large};
 
 /// What is read through a descriptor, from the beginning.
@@ -56,6 +59,31 @@ fn new_opens_see_what_is_written_and_the_lower_layer_does_not() {
                 assert_eq!(writer.metadata().unwrap().ino(), number, "{name}");
                 assert_eq!(old.metadata().unwrap().ino(), number, "{name}");
             }
+        }
+    });
+}
+
+/// Reading it then asks for nothing.
+#[test]
+fn a_small_file_comes_with_its_first_open() {
+    with_passthrough(|mount| {
+        for name in ["small", "dir/file"] {
+            let file = File::open(mount.join(name)).unwrap();
+            let pid = daemon(mount).unwrap();
+            signal(pid, Signal::SIGSTOP);
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let mut bytes = [0; 64];
+                    let length = file.read_at(&mut bytes, 0).unwrap();
+                    bytes[..length].to_vec()
+                });
+                let arrived = || wait_for("its contents", || reader.is_finished());
+                let arrived = std::panic::catch_unwind(AssertUnwindSafe(arrived));
+                signal(pid, Signal::SIGCONT);
+                arrived.unwrap();
+                let expected = fs::read(mount.join(name)).unwrap();
+                assert!(!expected.is_empty() && reader.join().unwrap() == expected);
+            });
         }
     });
 }
