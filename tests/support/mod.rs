@@ -18,10 +18,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub use registry::{Registry, Setup};
+pub use registry::{Registry, Setup, free_port};
 pub use store::{MountGuard, Store, is_mounted};
 
 /// What a test cannot do without.
@@ -167,7 +168,9 @@ fn shared_dir() -> &'static Path {
         fs::create_dir_all(&all).unwrap();
         for old in fs::read_dir(&all).unwrap().flatten() {
             let name = old.file_name().to_string_lossy().into_owned();
-            let ended = !Path::new("/proc").join(name).exists();
+            // Where processes are few their numbers come again.
+            let is_own = name == std::process::id().to_string();
+            let ended = is_own || !Path::new("/proc").join(name).exists();
             if ended && let Err(error) = fs::remove_dir_all(old.path()) {
                 eprintln!("{} stays: {error}", old.path().display());
             }
@@ -201,10 +204,18 @@ pub fn helper_program() -> &'static Path {
     })
 }
 
-/// Copies a program that is run next. A process of its own does it: what another thread starts meanwhile
-/// would hold the copy open for writing, and nobody could run it ("text file busy").
-fn copy_program(from: &Path, to: &Path) {
+/// Copies a program or script that is run next. A process of its own does it: what another thread starts
+/// meanwhile would hold the copy open for writing, and nobody could run it ("text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
     succeed(Command::new("cp").arg(from).arg(to));
+}
+
+/// Writes a script that is run next, likewise.
+pub fn write_program(path: &Path, text: &str) {
+    let draft = tempfile::NamedTempFile::new().unwrap();
+    fs::write(draft.path(), text).unwrap();
+    let mut install = Command::new("install");
+    succeed(install.args(["-m", "755"]).arg(draft.path()).arg(path));
 }
 
 fn built_helper() -> PathBuf {
@@ -251,7 +262,7 @@ pub fn compare_tree(user: User, args: &[&str], a: &Path, b: &Path) {
     COPIED.get_or_init(|| {
         fs::create_dir_all(&scripts).unwrap();
         for name in ["compare-tree", "tree_manifest.py"] {
-            fs::copy(script(name), scripts.join(name)).unwrap();
+            copy_program(&script(name), &scripts.join(name));
         }
     });
     let mut command = command_as(user, scripts.join("compare-tree"));
@@ -331,13 +342,15 @@ pub fn alive(pid: u32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
-/// Waits until `done` or panics.
+/// Waits until `done` or panics, after a time that no busy machine needs.
 pub fn wait_for(what: impl Debug, mut done: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if done() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(25));
+    let began = Instant::now();
+    while !done() {
+        let elapsed = began.elapsed();
+        assert!(
+            elapsed < Duration::from_secs(60),
+            "waited in vain for {what:?}"
+        );
+        std::thread::sleep(Duration::from_millis(25));
     }
-    panic!("waited in vain for {what:?}");
 }
