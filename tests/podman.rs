@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::fs;
 use std::process::Command;
 
 use support::{
-    Need, helper_program, is_root, require, script, succeed, temp_dir, text, user_with_a_range,
+    Need, copy_program, helper_program, is_root, require, script, succeed, temp_dir, text,
+    user_with_a_range,
 };
 
 const NEEDS: [Need; 6] = [
@@ -51,7 +51,7 @@ fn podman_and_buildah_as_an_ordinary_user() {
         "demo-image",
         "tar_writer.py",
     ] {
-        fs::copy(script(name), scripts.path().join(name)).unwrap();
+        copy_program(&script(name), &scripts.path().join(name));
     }
     let mut suite = Command::new("setpriv");
     if is_root() {
