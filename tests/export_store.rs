@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::unistd::User as Account;
 use support::{
-    Need, OddImage, Store, User, alive, compare_tree, copy_program, helper_program, is_root,
+    Need, OddImage, Store, User, alive, alone, compare_tree, copy_program, helper_program, is_root,
     make_odd_image, odd_image, plyfs_program, require, script, succeed, temp_dir, text,
     user_with_a_range,
 };
@@ -80,7 +80,7 @@ fn suite(user: Option<Account>) {
     }
     suite.arg("--").arg(scripts.path().join("podman-exported"));
     suite.arg(plyfs_program()).arg(helper_program());
-    let output = succeed(suite.env_remove("TMPDIR").current_dir("/"));
+    let output = succeed(&mut alone(suite.env_remove("TMPDIR").current_dir("/")));
     assert!(text(&output).contains("all is well"), "{}", text(&output));
 }
 

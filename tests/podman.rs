@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 
 use support::{
-    Need, copy_program, helper_program, is_root, require, script, succeed, temp_dir, text,
+    Need, alone, copy_program, helper_program, is_root, require, script, succeed, temp_dir, text,
     user_with_a_range,
 };
 
@@ -25,7 +25,7 @@ fn podman_and_buildah_as_root() {
         return;
     }
     let mut suite = Command::new(script("podman-suite"));
-    let output = succeed(suite.arg(helper_program()).env_remove("TMPDIR"));
+    let output = succeed(&mut alone(suite.arg(helper_program()).env_remove("TMPDIR")));
     assert!(text(&output).contains("equal: "), "{}", text(&output));
 }
 
@@ -64,6 +64,6 @@ fn podman_and_buildah_as_an_ordinary_user() {
         .arg(helper_program())
         .env_remove("TMPDIR")
         .current_dir("/");
-    let output = succeed(&mut suite);
+    let output = succeed(&mut alone(&suite));
     assert!(text(&output).contains("equal: "), "{}", text(&output));
 }

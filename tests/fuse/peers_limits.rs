@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use crate::fixture::{daemon, signal};
-use crate::support::{Need, Store, User, command_as, require, succeed, temp_dir, text, wait_for};
+use crate::support::{
+    Need, Store, User, alone, command_as, require, succeed, temp_dir, text, wait_for,
+};
 use crate::writable::{WAYS, Writable};
 
 /// It hangs or loses what is written when a path is asked for instead of a descriptor.
@@ -115,7 +117,7 @@ fn peers_a_capability_of_an_unknown_user_does_not_hinder_copying_up() {
         script,
     ];
     command.args(names).arg(union.store.mountpoint());
-    let said = text(&succeed(command.args(&words[program..])));
+    let said = text(&succeed(&mut alone(command.args(&words[program..]))));
     assert_eq!(said, "640\nprogrammore\n");
 }
 
