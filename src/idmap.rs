@@ -118,6 +118,13 @@ impl IdRanges {
             (distance < range.length).then(|| range.stored + distance)
         })
     }
+
+    /// The id on disk of what somebody makes: [`OVERFLOW`] for who is not mapped. podman makes files in a
+    /// container as its own user, whom the mapping of the container lacks.
+    #[must_use]
+    pub fn stored_of_maker(&self, shown: u32) -> u32 {
+        self.stored(shown).unwrap_or(OVERFLOW)
+    }
 }
 
 /// How owners on disk and owners shown belong together.
@@ -217,6 +224,10 @@ mod tests {
         }
         assert_eq!(map.shown(65537), OVERFLOW);
         assert_eq!(map.stored(1001), None);
+        assert_eq!(
+            (map.stored_of_maker(1001), map.stored_of_maker(1000)),
+            (OVERFLOW, 0)
+        );
         assert_eq!(IdRanges::default().shown(u32::MAX), u32::MAX);
         assert_eq!("".parse(), Ok(IdRanges::default()));
     }

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -73,7 +73,11 @@ impl SnapshotterVerb {
             },
         )
         .map_err(|error| Failure::new("cannot serve snapshots", error))?;
-        let listener = listen(&self.address).map_err(|error| {
+        let listening = listen(&self.address).and_then(|listener| {
+            let own = socket(&self.address)?;
+            Ok((listener, own))
+        });
+        let (listener, own) = listening.map_err(|error| {
             Failure::new(
                 format!("cannot listen on {}", self.address.display()),
                 error,
@@ -81,11 +85,22 @@ impl SnapshotterVerb {
         })?;
         log::info!("serving snapshots on {}", self.address.display());
         transport::serve(snapshotter, listener).map_err(failed)?;
-        match fs::remove_file(&self.address) {
+        // The next one may listen there already.
+        let removed = socket(&self.address).and_then(|there| match there == own {
+            true => fs::remove_file(&self.address),
+            false => Ok(()),
+        });
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
         }
     }
+}
+
+/// Which file the socket is: its device and inode.
+fn socket(address: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(address)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The arguments of the program, with the verb if its name stands for it. The version is that of the program.

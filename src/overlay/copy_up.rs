@@ -262,7 +262,8 @@ impl Engine {
         wish: &Wish,
     ) -> Result<u64> {
         let at = copy.at();
-        let owner = wish.owner(node.kind, base);
+        let mut owner = wish.owner(node.kind, base);
+        (owner.uid, owner.gid) = self.upper.stored(owner.uid, owner.gid)?;
         let stat = self
             .upper
             .set_first_owner(at, node.kind, base.device, owner)?;

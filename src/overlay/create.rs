@@ -35,7 +35,8 @@ pub(super) struct New<'a> {
 /// Something new, and how it is to look.
 struct Plan<'a> {
     new: New<'a>,
-    owner: Owner,
+    /// Its owner, as it is on disk.
+    stored: Owner,
     above: Arc<Inheritance>,
     /// Whether a default ACL applies to it.
     has_default_acl: bool,
@@ -149,14 +150,15 @@ impl Engine {
         if above.gid.is_some() && new.kind == FileKind::Directory {
             new.permissions |= 0o2000;
         }
-        let owner = Owner {
-            uid: caller.uid,
-            gid: above.gid.unwrap_or(caller.gid),
+        let ids = &self.upper.ids;
+        let stored = Owner {
+            uid: ids.users.stored_of_maker(caller.uid),
+            gid: ids.groups.stored_of_maker(above.gid.unwrap_or(caller.gid)),
             permissions: new.permissions,
         };
         Plan {
             new,
-            owner,
+            stored,
             has_default_acl: default_acl.is_some(),
             above: Arc::clone(above),
             access_acl,
@@ -190,13 +192,7 @@ impl Engine {
         if self.upper.override_stat || plan.has_default_acl || plan.new.permissions & 0o6000 != 0 {
             return Ok(None);
         }
-        let ids = &self.upper.ids;
-        let (Some(uid), Some(gid)) = (
-            ids.users.stored(plan.owner.uid),
-            ids.groups.stored(plan.owner.gid),
-        ) else {
-            return Ok(None);
-        };
+        let Owner { uid, gid, .. } = plan.stored;
         if plan.above.stored_gid.is_some_and(|given| given != gid) {
             return Ok(None);
         }
@@ -239,10 +235,10 @@ impl Engine {
             kind => upper.temporary_node(kind.mode_bits() | 0o600, device)?,
         };
         let at: At<'_> = temporary.at();
-        upper.set_first_owner(at, kind, device, plan.owner)?;
+        upper.set_first_owner(at, kind, device, plan.stored)?;
         if upper.needs_placeholder(kind, device) {
             // With permissions alone, whatever the default ACL says.
-            upper.set_null_device(at, plan.owner.permissions)?;
+            upper.set_null_device(at, plan.stored.permissions)?;
             return Ok(temporary);
         }
         if let Some(access) = &plan.access_acl {
@@ -254,7 +250,7 @@ impl Engine {
             self.store_raw_xattr(at, DEFAULT_ACL, default)?;
         }
         if kind != FileKind::Symlink && !upper.override_stat {
-            upper.set_permissions(at, plan.owner.permissions)?;
+            upper.set_permissions(at, plan.stored.permissions)?;
         }
         Ok(temporary)
     }

@@ -15,12 +15,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
-    WriteTransaction,
-};
+use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::database::Database;
 use super::error::database;
 use super::filter::Filter;
 use super::{Error, Info, Kind, Labels, Result};
@@ -90,14 +88,7 @@ impl Metadata {
     /// # Errors
     /// [`Error::InUse`] when another process has it, [`Error::Database`].
     pub(super) fn open(directory: &Path) -> Result<Metadata> {
-        let opened = Database::create(directory.join("metadata.redb"));
-        let opened = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                Error::InUse(directory.parent().unwrap_or(directory).to_owned())
-            }
-            error => database(error),
-        })?;
-        let metadata = Metadata(opened);
+        let metadata = Metadata(Database::open(directory.join("metadata.redb"))?);
         // A reader finds no table that no writer has made.
         metadata.write(|tables| tables.counters.get(NEXT_NUMBER).map(drop).map_err(database))?;
         Ok(metadata)
@@ -244,9 +235,7 @@ impl Metadata {
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Database`].
     pub(super) fn record(&self, name: &str) -> Result<Record> {
-        let transaction = self.0.begin_read().map_err(database)?;
-        let snapshots = transaction.open_table(SNAPSHOTS).map_err(database)?;
-        find(&snapshots, name)
+        self.read(|snapshots| find(snapshots, name))
     }
 
     /// A snapshot that can be mounted, with all below it.
@@ -255,18 +244,18 @@ impl Metadata {
     /// [`Error::NotFound`], [`Error::FailedPrecondition`] for one that is committed,
     /// [`Error::Database`].
     pub(super) fn mountable(&self, key: &str) -> Result<Snapshot> {
-        let transaction = self.0.begin_read().map_err(database)?;
-        let snapshots = transaction.open_table(SNAPSHOTS).map_err(database)?;
-        let record = find(&snapshots, key)?;
-        if record.kind == Kind::Committed {
-            let reason = format!("snapshot {key} is neither active nor a view");
-            return Err(Error::FailedPrecondition(reason));
-        }
-        Ok(Snapshot {
-            number: record.number,
-            kind: record.kind,
-            parents: parents(&snapshots, &record)?,
-            labels: record.labels,
+        self.read(|snapshots| {
+            let record = find(snapshots, key)?;
+            if record.kind == Kind::Committed {
+                let reason = format!("snapshot {key} is neither active nor a view");
+                return Err(Error::FailedPrecondition(reason));
+            }
+            Ok(Snapshot {
+                number: record.number,
+                kind: record.kind,
+                parents: parents(snapshots, &record)?,
+                labels: record.labels,
+            })
         })
     }
 
@@ -275,17 +264,17 @@ impl Metadata {
     /// # Errors
     /// [`Error::Database`] or [`Error::Record`].
     pub(super) fn list(&self, filter: &Filter) -> Result<Vec<Info>> {
-        let transaction = self.0.begin_read().map_err(database)?;
-        let snapshots = transaction.open_table(SNAPSHOTS).map_err(database)?;
-        let mut found = Vec::new();
-        for entry in snapshots.iter().map_err(database)? {
-            let (name, bytes) = entry.map_err(database)?;
-            let info = parse(name.value(), bytes.value())?.info(name.value());
-            if filter.matches(&info) {
-                found.push(info);
+        self.read(|snapshots| {
+            let mut found = Vec::new();
+            for entry in snapshots.iter().map_err(database)? {
+                let (name, bytes) = entry.map_err(database)?;
+                let info = parse(name.value(), bytes.value())?.info(name.value());
+                if filter.matches(&info) {
+                    found.push(info);
+                }
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     /// Hands the numbers of all snapshots to `act` while no other can be made.
@@ -305,10 +294,16 @@ impl Metadata {
 
     /// One transaction; an error undoes it.
     fn write<T>(&self, act: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
-        let transaction = self.0.begin_write().map_err(database)?;
-        let result = act(&mut Tables::open(&transaction)?)?;
-        transaction.commit().map_err(database)?;
-        Ok(result)
+        self.0
+            .write(|transaction| act(&mut Tables::open(transaction)?))
+    }
+
+    fn read<T>(
+        &self,
+        act: impl FnOnce(&ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T>,
+    ) -> Result<T> {
+        self.0
+            .read(|transaction| act(&transaction.open_table(SNAPSHOTS).map_err(database)?))
     }
 }
 

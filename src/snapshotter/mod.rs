@@ -27,6 +27,7 @@
 //! an image on its way, its own lock.
 
 mod commit;
+mod database;
 mod error;
 mod filter;
 mod images;

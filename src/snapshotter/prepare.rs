@@ -57,7 +57,16 @@ impl Snapshotter {
             let directory = self.store.create_snapshot(snapshot.number)?;
             self.inherit_root(snapshot, &directory.upper())
         })?;
-        self.mounts_of(&snapshot, Purpose::of(name))
+        let mounts = self.mounts_of(&snapshot, Purpose::of(name));
+        if mounts.is_err()
+            && let Err(error) = self.remove(name)
+        {
+            log::warn!(
+                "snapshot {name}, which cannot be mounted, stays: {}",
+                error.chain()
+            );
+        }
+        mounts
     }
 
     /// Makes a snapshot with a directory that `place` makes; an error leaves neither.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Barrier;
 
 use tempfile::TempDir;
@@ -408,4 +409,44 @@ fn labels_of_a_user_namespace_become_mappings() {
     assert_eq!(option(&mounts[0], "gidmapping="), "0:3000:65536");
     let wrong = labels([("containerd.io/snapshot/uidmapping", "0:2000")]);
     assert_error!(it.prepare("wrong", "base", wrong), InvalidArgument);
+}
+
+#[test]
+fn regression_what_cannot_be_mounted_leaves_no_snapshot() {
+    let it = Fixture::new();
+    it.committed("base", "");
+    let wrong = labels([("containerd.io/snapshot/uidmapping", "0:2000")]);
+    assert_error!(it.prepare("wrong", "base", wrong), InvalidArgument);
+    assert_error!(it.stat("wrong"), NotFound);
+    assert_eq!(it.directories(), 1);
+    it.prepare("wrong", "base", Labels::new()).unwrap();
+}
+
+/// A database that a full disk had failed did nothing more until the process was started again.
+#[test]
+fn regression_a_full_disk_is_got_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]);
+    if !nix::unistd::geteuid().is_root() || !mount.arg(directory.path()).status().unwrap().success()
+    {
+        assert!(std::env::var_os("CI").is_none(), "nothing can be mounted");
+        eprintln!("skipped: nothing can be mounted");
+        return;
+    }
+    let snapshotter = open(directory.path()).unwrap();
+    snapshotter.prepare("a", "", Labels::new()).unwrap();
+    let filling = directory.path().join("filling");
+    fs::write(&filling, vec![1; 4 << 20]).unwrap_err();
+    let large = labels([("large", &*"x".repeat(1 << 20))]);
+    let failed = snapshotter.update("a", large, &[]).unwrap_err();
+    fs::remove_file(&filling).unwrap();
+    let removed = snapshotter.remove("a");
+    let left = snapshotter.list(&[]);
+    drop(snapshotter);
+    let mut umount = Command::new("umount");
+    assert!(umount.arg(directory.path()).status().unwrap().success());
+    assert!(matches!(failed, Error::Database(_)), "{failed}");
+    removed.unwrap();
+    assert_eq!(left.unwrap(), []);
 }

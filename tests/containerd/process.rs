@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -75,6 +75,18 @@ fn one_that_was_killed_is_replaced() {
     assert_eq!(end(place.start(), Signal::SIGKILL), None);
     assert!(place.socket().exists());
     assert_eq!(end(place.start(), Signal::SIGTERM), Some(0));
+}
+
+/// While it answers its last calls another one may begin to listen.
+#[test]
+fn regression_the_socket_of_another_is_not_removed() {
+    let place = Place(temp_dir());
+    let child = place.start();
+    fs::rename(place.socket(), place.0.path().join("old.sock")).unwrap();
+    let other = UnixListener::bind(place.socket()).unwrap();
+    assert_eq!(end(child, Signal::SIGTERM), Some(0));
+    assert!(UnixStream::connect(place.socket()).is_ok());
+    drop(other);
 }
 
 #[test]

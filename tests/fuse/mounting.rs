@@ -343,6 +343,26 @@ fn mappings_and_squashing_show_and_store_other_owners() {
     }
 }
 
+/// As podman makes mount points in a container whose mapping lacks podman's own user.
+#[test]
+fn regression_who_is_not_mapped_makes_files_of_nobody() {
+    let Some(union) = Writable::new() else { return };
+    let mount = union.mount(&["uidmapping=:0:1:1000:65534:5000:1,gidmapping=:0:1:1000"]);
+    let made = mount.path().join("made");
+    fs::create_dir(&made).unwrap();
+    fs::write(made.join("file"), "x").unwrap();
+    std::os::unix::fs::symlink("file", made.join("link")).unwrap();
+    for name in ["made", "made/file", "made/link"] {
+        let (shown, stored) = (mount.path().join(name), union.upper().join(name));
+        let [shown, stored] = [shown, stored].map(|path| fs::symlink_metadata(path).unwrap());
+        assert_eq!((shown.uid(), shown.gid()), (5000, 65534), "{name}");
+        assert_eq!((stored.uid(), stored.gid()), (65534, 65534), "{name}");
+    }
+    let given = std::os::unix::fs::chown(made.join("file"), Some(0), None);
+    assert_eq!(given.unwrap_err().raw_os_error(), Some(libc::EOVERFLOW));
+    mount.unmount();
+}
+
 #[test]
 fn a_label_is_no_reason_to_fail_where_there_are_none() {
     if !require(&[Need::Fuse, Need::PlainUser]) {

@@ -131,27 +131,32 @@ impl Upper {
         })
     }
 
-    fn stored(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+    /// The ids on disk for those that are shown.
+    pub(in crate::overlay) fn stored(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
         let uid = self.ids.users.stored(uid).ok_or(Errno::EOVERFLOW)?;
         let gid = self.ids.groups.stored(gid).ok_or(Errno::EOVERFLOW)?;
         Ok((uid, gid))
     }
 
-    /// Gives an object that was just made its owner, and tells what it was before; the mode is for
-    /// [`Upper::set_permissions`].
+    /// Gives an object that was just made its owner, whose ids are those on disk, and tells what it was
+    /// before; the mode is for [`Upper::set_permissions`].
     pub(in crate::overlay) fn set_first_owner(
         &self,
         at: At<'_>,
         kind: FileKind,
         device: (u32, u32),
-        owner: Owner,
+        stored: Owner,
     ) -> Result<Stat> {
-        let (uid, gid) = self.stored(owner.uid, owner.gid)?;
+        let Owner {
+            uid,
+            gid,
+            permissions,
+        } = stored;
         let stat = at
             .stat()
             .map_err(failed("reading attributes in the upper"))?;
         if self.override_stat {
-            self.set_override(at, kind, device, (uid, gid), owner.permissions)?;
+            self.set_override(at, kind, device, (uid, gid), permissions)?;
             return Ok(stat);
         }
         let differs = |now, then| (now != then).then_some(then);
