@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow};
 use nix::errno::Errno;
 
-use super::convert::{self, node, permissions};
+use super::convert::{self, FOREVER, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
@@ -33,7 +34,8 @@ pub(super) struct Change {
     pub(super) size: Option<u64>,
     /// Of access, of modification.
     pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
-    pub(super) by_root: bool,
+    /// The user who asks.
+    pub(super) by: u32,
 }
 
 impl Change {
@@ -41,6 +43,15 @@ impl Change {
     fn is_empty(&self) -> bool {
         let none = self.mode.is_none() && self.owner == (None, None) && self.size.is_none();
         none && self.times.0.is_none() && self.times.1.is_none()
+    }
+
+    /// For how long the kernel may believe what it is told: the write that comes next may clear the set-id bits.
+    pub(super) fn lifetime(&self) -> Duration {
+        if self.is_empty() {
+            Duration::ZERO
+        } else {
+            FOREVER
+        }
     }
 }
 
@@ -113,7 +124,7 @@ impl Adapter {
 
     pub(super) fn change(&self, node: NodeNumber, change: &Change) -> Result<Attributes> {
         if change.is_empty() {
-            return self.overlay.kill_privileges(node);
+            return self.clear_set_ids(node, change.by);
         }
         let set = SetAttributes {
             permissions: change.mode.map(permissions),
@@ -122,7 +133,7 @@ impl Adapter {
             size: change.size,
             atime: change.times.0.map(convert::time_change),
             mtime: change.times.1.map(convert::time_change),
-            kill_privileges: change.size.is_some() && !change.by_root,
+            kill_privileges: change.size.is_some() && change.by != 0,
         };
         let changed = self.files.set_attributes(&self.overlay, node, &set);
         if let Err(error) = &changed {
@@ -134,6 +145,23 @@ impl Adapter {
             self.files.doubts.take_lost(node);
         }
         changed
+    }
+
+    /// The kernel asks for it before somebody writes, and also for whoever calls chown(2) to change nothing, without
+    /// looking whose file it is. So strangers must have it open for writing; where opens are not told, what they write
+    /// says it once more.
+    fn clear_set_ids(&self, node: NodeNumber, by: u32) -> Result<Attributes> {
+        let now = self.overlay.attributes(node)?;
+        if by == 0 || by == now.uid {
+            return self.overlay.kill_privileges(node);
+        }
+        if self.files.by_node.is_some() {
+            return Ok(now);
+        }
+        match self.files.get(node) {
+            Some(file) if file.is_writable() => self.overlay.kill_privileges(node),
+            _ => Err(Errno::EPERM.into()),
+        }
     }
 
     /// Clears the set-id bits, if there are any. The kernel asks for it at every write, and for
@@ -284,12 +312,30 @@ impl Adapter {
         }
     }
 
+    /// Allocates, zeroes or gives back a part of a file.
+    pub(super) fn allocate(
+        &self,
+        node: NodeNumber,
+        by: u32,
+        mode: i32,
+        (offset, length): (u64, u64),
+    ) -> Result<()> {
+        if by != 0 {
+            self.kill_set_ids(node)?;
+        }
+        self.file(node, true)?.allocate(mode, offset, length)
+    }
+
     pub(super) fn copy_content(
         &self,
+        by: u32,
         from: NodeNumber,
         to: NodeNumber,
         range: &Range,
     ) -> Result<u64> {
+        if by != 0 {
+            self.kill_set_ids(to)?;
+        }
         let (from, to) = (self.file(from, false)?, self.file(to, true)?);
         // The answer has 32 bits.
         let length = range.length.min(1 << 30);

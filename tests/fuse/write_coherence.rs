@@ -333,6 +333,36 @@ fn set_id_bits_do_not_survive_a_stranger() {
     });
 }
 
+/// chown(2) that changes nothing clears the set-id bits, and strangers took them from any program.
+#[test]
+fn regression_set_id_bits_stay_where_a_stranger_may_not_write() {
+    if !require(&[Need::Program("setpriv"), Need::Program("fallocate")]) {
+        return;
+    }
+    each(|_, mount| {
+        let path = mount.join("setid");
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        let run = |uid: &str, program: &str, arguments: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", uid, "--regid", uid, "--clear-groups", program]);
+            command.args(arguments).arg(&path).output().unwrap();
+        };
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6757)).unwrap();
+        run("65533", "chown", &["-h", ":"]);
+        run("65533", "chown", &[":"]);
+        assert_eq!(mode(), 0o6757);
+        run("65533", "fallocate", &["-l", "10000"]);
+        assert_eq!(mode(), 0o757);
+        for uid in ["0", "65534"] {
+            std::os::unix::fs::chown(&path, Some(uid.parse().unwrap()), Some(0)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6757)).unwrap();
+            run(uid, "chown", &[":"]);
+            assert_eq!(mode(), 0o757, "{uid}");
+        }
+    });
+}
+
 #[test]
 fn regression_an_acl_takes_the_set_group_id_bit_from_who_is_not_in_the_group() {
     if !require(&[Need::Program("setfacl"), Need::Program("setpriv")]) {
