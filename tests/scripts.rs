@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use support::{Need, make_odd_image, require, script, succeed, temp_dir};
+use support::{
+    Need, copy_program, make_odd_image, require, script, succeed, temp_dir, write_program,
+};
 
 /// Runs compare-tree; returns its exit status and what it printed.
 fn compare(args: &[&str], a: &Path, b: &Path) -> (Option<i32>, String) {
@@ -326,7 +328,7 @@ fn calls_of_install_packages(id: u32) -> (String, String) {
         fs::create_dir(project.path().join(directory)).unwrap();
     }
     let copy = project.path().join("scripts/install-packages");
-    fs::copy(script("install-packages"), &copy).unwrap();
+    copy_program(&script("install-packages"), &copy);
     symlink("/usr/bin/env", programs.join("env")).unwrap();
     let calls = project.path().join("calls");
     let noted = format!("echo \"${{0##*/}} $*\" >> {}", calls.display());
@@ -337,8 +339,7 @@ fn calls_of_install_packages(id: u32) -> (String, String) {
         // As it does for a package that others only mention: nothing, and no failure.
         ("apt-cache", "[ $2 = umoci ] || echo Package: $2".to_owned()),
     ] {
-        fs::write(programs.join(name), format!("#!/bin/sh\n{does}\n")).unwrap();
-        fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&programs.join(name), &format!("#!/bin/sh\n{does}\n"));
     }
     let output = Command::new(copy)
         .arg("test")
