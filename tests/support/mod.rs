@@ -150,6 +150,7 @@ pub fn command_as(user: User, program: impl AsRef<OsStr>) -> Command {
         .env("HOME", home)
         .env("XDG_DATA_HOME", home.join("data"))
         .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
         .stdin(Stdio::null());
     for name in [
         "PLYFS_ROOT",
