@@ -25,22 +25,23 @@ const LONGEST: usize = 45;
 
 /// Search a registry for repositories
 ///
-/// Docker's registry is searched as docker search does. Of another one, with --registry, the
-/// search is used if it has one, and else its catalog, which has names only.
+/// Docker's registry is searched as docker search does. Of another one, named before the term or with
+/// --registry, the search is used if it has one, and else its catalog, which has names only.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   plyfs search alpine
   plyfs search --filter is-official=true --filter stars=100 --limit 5 python
   plyfs search --format '{{.Name}}: {{.StarCount}}' nginx
+  plyfs search registry.example:5000/app
   plyfs search --registry registry.example:5000 app")]
 pub struct Search {
-    /// A word in names or descriptions
-    #[arg(value_name = "TERM")]
+    /// A word in names or descriptions, and the registry before it if it is not docker.io
+    #[arg(value_name = "[HOST[:PORT]/]TERM")]
     term: String,
-    /// The registry to search
-    #[arg(long, value_name = "HOST[:PORT]", default_value_t)]
-    registry: RegistryName,
+    /// The registry to search; all of TERM is then the word
+    #[arg(long, value_name = "HOST[:PORT]")]
+    registry: Option<RegistryName>,
     /// Show at most so many, up to 100
     #[arg(long, default_value_t = 25, value_name = "N")]
     limit: usize,
@@ -82,12 +83,13 @@ impl Search {
             true => self.limit,
             false => MOST,
         };
-        let registry = Mirrored::registry(&self.access.settings(), &self.registry);
-        let hits = registry.and_then(|it| it.search(&self.registry, &self.term, asked));
-        let hits = hits.map_err(|error| {
-            let registry = &self.registry;
-            Failure::new(format!("cannot search {registry} for {}", self.term), error)
-        })?;
+        let (registry, term) = match (&self.registry, RegistryName::leading(&self.term)) {
+            (None, Some(named)) => named,
+            (given, _) => (given.clone().unwrap_or_default(), self.term.as_str()),
+        };
+        let hits = Mirrored::registry(&self.access.settings(), &registry)
+            .and_then(|it| it.search(&registry, term, asked))
+            .map_err(|error| Failure::new(format!("cannot search {registry} for {term}"), error))?;
         let mut hits: Vec<Hit> = hits.into_iter().filter(|hit| filter.takes(hit)).collect();
         hits.sort_by_key(|hit| std::cmp::Reverse(hit.stars));
         hits.truncate(self.limit);

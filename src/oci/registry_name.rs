@@ -19,6 +19,12 @@ impl RegistryName {
         Self(registry.to_owned())
     }
 
+    /// The registry before the first slash of a text, where Docker takes that for one, and what is behind it.
+    pub fn leading(text: &str) -> Option<(Self, &str)> {
+        let (host, rest) = text.split_once('/').filter(|(host, _)| is_host(host))?;
+        Some((host.parse().ok()?, rest))
+    }
+
     /// As it stands in references.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -74,6 +74,25 @@ fn a_registry_without_search_has_a_catalog() {
     assert_eq!(none.lines().count(), 1, "{none}");
 }
 
+/// As docker search and podman search take it. It was a word that Docker's registry was told.
+#[test]
+fn regression_the_registry_before_a_term_is_the_one_that_is_asked() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let mut layout = Layout::new(&store, "layout");
+    layout.add("x", &Made::default());
+    registry.push(&layout.path, "x", "team/app");
+    let found = [
+        "search",
+        &registry.reference("app"),
+        "--format",
+        "{{.Name}}",
+    ];
+    assert_eq!(store.stdout(found), "team/app\n");
+}
+
 /// Answers each request with what Docker's registry answered once.
 fn recorded() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -76,7 +76,8 @@ impl Containerd {
              [debug]\n  level = \"warn\"\n\
              [grpc]\n  address = \"{here}/containerd.sock\"\n\
              [ttrpc]\n  address = \"{here}/containerd.sock.ttrpc\"\n\
-             [proxy_plugins.plyfs]\n  type = \"snapshot\"\n  address = \"{here}/plyfs.sock\"\n"
+             [proxy_plugins.plyfs]\n  type = \"snapshot\"\n  address = \"{here}/plyfs.sock\"\n  \
+             capabilities = [\"remap-ids\"]\n"
         );
         fs::write(root.join("config.toml"), config).unwrap();
         // runc keeps the containers of a namespace at one place, whichever containerd they are of.
