@@ -131,6 +131,26 @@ impl Drop for Small {
     }
 }
 
+/// Who mounted it tried whether attributes can be set, on a directory that was made for it.
+#[test]
+fn regression_an_upper_without_room_is_mounted_to_make_some() {
+    let Some(small) = Small::new() else { return };
+    let mount = small.mount();
+    fs::write(mount.path().join("file"), "text").unwrap();
+    mount.unmount();
+    let base = small.base.path();
+    let space = nix::sys::statvfs::statvfs(base).unwrap();
+    let used = space.files() - space.files_free();
+    let full = format!("remount,size=4k,nr_inodes={used}");
+    succeed(Command::new("mount").args(["-o", &full]).arg(base));
+    let made = fs::create_dir(base.join("more")).unwrap_err();
+    assert_eq!(made.raw_os_error(), Some(libc::ENOSPC));
+    let mount = small.mount();
+    fs::remove_file(mount.path().join("file")).unwrap();
+    fs::write(mount.path().join("other"), "").unwrap();
+    mount.unmount();
+}
+
 /// A limit of the size of files, which whoever mounts may have, sent the process a signal that ends it.
 #[test]
 fn regression_a_file_beyond_the_limit_does_not_end_the_daemon() {

@@ -14,7 +14,7 @@ use super::{MarkNames, Upper, cache, failed};
 use crate::overlay::request::OverlayOptions;
 use crate::sys::at::RootFd;
 use crate::sys::lock;
-use crate::sys::writable::WritableDir;
+use crate::sys::writable::{At, WritableDir};
 use crate::union::{Error, Result};
 use crate::whiteout::Namespace;
 
@@ -24,7 +24,6 @@ const INDEX: &[u8] = b"plyfs.index";
 
 /// How long a server may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(3);
-const PROBE: &[u8] = b"plyfs.probe";
 
 impl Upper {
     /// Opens `upper` and `work`, and removes what was left in `work`.
@@ -280,19 +279,24 @@ pub(super) fn clean(directory: &WritableDir) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether marks can be `trusted.`.
+/// Whether marks can be `trusted.`. Needs no room, or nothing could be removed from an upper that is full.
 fn probe_namespace(work: &WritableDir) -> Result<Namespace> {
-    let doing = "trying extended attributes in the work directory";
-    work.make_directory(PROBE, 0o700).map_err(failed(doing))?;
-    let probe = work.at(PROBE);
-    let result = match probe.set_xattr(b"trusted.plyfs.probe", b"", 0) {
-        Ok(()) => Ok(Namespace::Trusted),
+    let (trusted, user) = (b"trusted.plyfs.probe", b"user.plyfs.probe");
+    let work = work.at(b"");
+    let tried = match try_xattr(work, trusted) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            let user = probe.set_xattr(b"user.plyfs.probe", b"", 0);
-            user.map(|()| Namespace::User)
+            try_xattr(work, user).map(|()| Namespace::User)
         }
-        Err(error) => Err(error),
+        tried => tried.map(|()| Namespace::Trusted),
     };
-    work.remove_directory(PROBE).map_err(failed(doing))?;
-    result.map_err(failed(doing))
+    tried.map_err(failed("trying extended attributes in the work directory"))
+}
+
+/// Sets and removes an attribute; where only the room for it is missing, it is possible.
+fn try_xattr(at: At<'_>, name: &[u8]) -> io::Result<()> {
+    match at.set_xattr(name, b"", 0) {
+        Ok(()) => at.remove_xattr(name),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
