@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use super::support::{Need, Registry, Store, fail, odd_image, plyfs_program, require, temp_dir};
+use super::support::{
+    Need, Registry, Store, fail, odd_image, plyfs_program, require, succeed, temp_dir,
+};
 use super::{archive, import, import_from, layout};
 
 #[test]
@@ -188,6 +190,18 @@ fn regression_a_store_that_is_not_there() {
     pull.arg("--root").arg(directory.path().join("file"));
     let said = fail(pull.args(["pull", "oci:/no"]), 1);
     assert!(said.contains("file is not a directory"), "{said}");
+}
+
+#[test]
+fn regression_a_first_look_at_containers_finds_none() {
+    let directory = temp_dir();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(plyfs_program());
+        command.arg("--root").arg(directory.path().join("new"));
+        succeed(command.args(["container", "ls"]).args(arguments)).stdout
+    };
+    assert!(run(&[]).starts_with(b"NAME"));
+    assert_eq!(run(&["--json"]), b"[]\n");
 }
 
 #[test]
