@@ -39,7 +39,7 @@ fn regression_what_is_no_file_is_not_printed() {
     fs::create_dir(tree.path().join("d")).unwrap();
     let device = tree.path().join("null");
     let mut mknod = Command::new("mknod");
-    super::support::succeed(mknod.arg(device).args(["c", "1", "3"]));
+    succeed(mknod.arg(device).args(["c", "1", "3"]));
     import_from(&store, tree.path(), "odd:1");
     let said = store.fails(1, ["cat", "odd:1:/d"]);
     assert!(said.contains("it is a directory"), "{said}");
@@ -319,7 +319,7 @@ fn regression_an_interrupted_pull_says_how_it_goes_on() {
     let pull = command.stdout(std::process::Stdio::null());
     let pull = pull.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let connection = silent.accept().unwrap();
-    super::support::succeed(Command::new("kill").args(["-INT", &pull.id().to_string()]));
+    succeed(Command::new("kill").args(["-INT", &pull.id().to_string()]));
     let output = pull.wait_with_output().unwrap();
     drop(connection);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -351,7 +351,7 @@ fn regression_a_container_in_use_says_how_it_is_let_go() {
     let store = Store::new();
     import(&store, "app:1", b"content");
     let mut mount = store.command(["mount", "--name", "web", "app:1"]);
-    super::support::succeed(mount.arg(store.mountpoint()));
+    succeed(mount.arg(store.mountpoint()));
     let _mount = store.guard();
     let other = temp_dir();
     let other = other.path().display().to_string();
