@@ -8,8 +8,9 @@ use std::process::Command;
 
 use nix::unistd::User as Account;
 use support::{
-    Need, OddImage, Store, User, compare_tree, helper_program, is_root, make_odd_image, odd_image,
-    plyfs_program, require, script, succeed, temp_dir, text, user_with_a_range,
+    Need, OddImage, Store, User, alive, alone, compare_tree, copy_program, helper_program, is_root,
+    make_odd_image, odd_image, plyfs_program, require, script, succeed, temp_dir, text,
+    user_with_a_range,
 };
 
 fn stored(image: &OddImage) -> Store {
@@ -69,7 +70,7 @@ const PODMAN: [Need; 6] = [
 fn suite(user: Option<Account>) {
     let scripts = temp_dir();
     for name in ["podman-exported", "demo-image", "tar_writer.py"] {
-        fs::copy(script(name), scripts.path().join(name)).unwrap();
+        copy_program(&script(name), &scripts.path().join(name));
     }
     let mut suite = Command::new("setpriv");
     if let Some(user) = user.filter(|_| is_root()) {
@@ -79,7 +80,7 @@ fn suite(user: Option<Account>) {
     }
     suite.arg("--").arg(scripts.path().join("podman-exported"));
     suite.arg(plyfs_program()).arg(helper_program());
-    let output = succeed(suite.env_remove("TMPDIR").current_dir("/"));
+    let output = succeed(&mut alone(suite.env_remove("TMPDIR").current_dir("/")));
     assert!(text(&output).contains("all is well"), "{}", text(&output));
 }
 
@@ -134,11 +135,11 @@ fn what_is_exported_stays_and_what_is_not_ours_is_left_alone() {
     assert!(run(&[]).status.success());
     assert_eq!((mounts(), server(&first[0])), (first.clone(), pid));
     // A server that was killed has a successor.
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    support::wait_for("its end", || {
-        !PathBuf::from(format!("/proc/{pid}")).exists()
-    });
+    let pid = u32::try_from(pid).unwrap();
+    let process = nix::unistd::Pid::from_raw(pid.cast_signed());
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Where there is no init it stays as a zombie.
+    support::wait_for("its end", || !alive(pid));
     assert!(run(&[]).status.success());
     assert!(first[0].join("0").is_dir());
     // An image that is gone goes.

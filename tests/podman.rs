@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::fs;
 use std::process::Command;
 
 use support::{
-    Need, helper_program, is_root, require, script, succeed, temp_dir, text, user_with_a_range,
+    Need, alone, copy_program, helper_program, is_root, require, script, succeed, temp_dir, text,
+    user_with_a_range,
 };
 
 const NEEDS: [Need; 6] = [
@@ -25,7 +25,7 @@ fn podman_and_buildah_as_root() {
         return;
     }
     let mut suite = Command::new(script("podman-suite"));
-    let output = succeed(suite.arg(helper_program()).env_remove("TMPDIR"));
+    let output = succeed(&mut alone(suite.arg(helper_program()).env_remove("TMPDIR")));
     assert!(text(&output).contains("equal: "), "{}", text(&output));
 }
 
@@ -51,7 +51,7 @@ fn podman_and_buildah_as_an_ordinary_user() {
         "demo-image",
         "tar_writer.py",
     ] {
-        fs::copy(script(name), scripts.path().join(name)).unwrap();
+        copy_program(&script(name), &scripts.path().join(name));
     }
     let mut suite = Command::new("setpriv");
     if is_root() {
@@ -64,6 +64,6 @@ fn podman_and_buildah_as_an_ordinary_user() {
         .arg(helper_program())
         .env_remove("TMPDIR")
         .current_dir("/");
-    let output = succeed(&mut suite);
+    let output = succeed(&mut alone(&suite));
     assert!(text(&output).contains("equal: "), "{}", text(&output));
 }

@@ -1,4 +1,4 @@
-//! The scripts that other tests rely on: compare-tree sees what it is for, odd-image makes what it says.
+//! The scripts: compare-tree sees what it is for, odd-image makes what it says, what is installed is complete.
 
 mod support;
 
@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use support::{Need, make_odd_image, require, script, succeed, temp_dir};
+use support::{
+    Need, copy_program, make_odd_image, require, script, succeed, temp_dir, write_program,
+};
 
 /// Runs compare-tree; returns its exit status and what it printed.
 fn compare(args: &[&str], a: &Path, b: &Path) -> (Option<i32>, String) {
@@ -315,4 +317,69 @@ fn the_debian_package_holds_what_is_installed() {
     );
     let version = String::from_utf8(version.stdout).unwrap();
     assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
+}
+
+/// What `install-packages test` calls where no program is there and the user has the number `id`: the calls of
+/// apt-get and cargo, in order, and what is said on standard error. Nobody has sudo, and no distribution umoci.
+fn calls_of_install_packages(id: u32) -> (String, String) {
+    let project = temp_dir();
+    let programs = project.path().join("bin");
+    for directory in ["bin", "scripts"] {
+        fs::create_dir(project.path().join(directory)).unwrap();
+    }
+    let copy = project.path().join("scripts/install-packages");
+    copy_program(&script("install-packages"), &copy);
+    symlink("/usr/bin/env", programs.join("env")).unwrap();
+    let calls = project.path().join("calls");
+    let noted = format!("echo \"${{0##*/}} $*\" >> {}", calls.display());
+    for (name, does) in [
+        ("id", format!("echo {id}")),
+        ("apt-get", noted.clone()),
+        ("cargo", noted),
+        // As it does for a package that others only mention: nothing, and no failure.
+        ("apt-cache", "[ $2 = umoci ] || echo Package: $2".to_owned()),
+    ] {
+        write_program(&programs.join(name), &format!("#!/bin/sh\n{does}\n"));
+    }
+    let output = Command::new(copy)
+        .arg("test")
+        .env("PATH", &programs)
+        .output()
+        .unwrap();
+    (
+        fs::read_to_string(calls).unwrap_or_default(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// On a new machine cargo could not link them: it was called before gcc was there.
+#[test]
+fn regression_test_suites_are_built_once_there_is_a_compiler() {
+    let (calls, said) = calls_of_install_packages(0);
+    let place = |what: &str| {
+        calls
+            .find(what)
+            .unwrap_or_else(|| panic!("no {what}: {calls}{said}"))
+    };
+    assert!(place(" install -y --no-install-recommends gcc") < place("cargo install"));
+}
+
+#[test]
+fn regression_a_package_that_others_only_mention_is_left_out() {
+    let (calls, said) = calls_of_install_packages(0);
+    assert!(
+        calls.contains(" skopeo ") && !calls.contains("umoci"),
+        "{calls}"
+    );
+    assert!(said.contains("not in this distribution: umoci"), "{said}");
+}
+
+#[test]
+fn who_may_not_install_is_told_what_is_missing() {
+    let (calls, said) = calls_of_install_packages(1000);
+    assert_eq!(calls, "");
+    assert!(
+        said.contains("have root run: apt-get install gcc"),
+        "{said}"
+    );
 }

@@ -103,13 +103,20 @@ fn socket(address: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The arguments of the program, with the verb if its name stands for it.
-pub fn with_verb(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// The arguments of the program, with the verb if its name stands for it. The version is that of the program.
+pub fn with_verb(arguments: Vec<OsString>) -> Vec<OsString> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
-    if name == Some(OsStr::new(PROGRAM)) {
-        arguments.insert(1, "snapshotter".into());
+    if name != Some(OsStr::new(PROGRAM)) {
+        return arguments;
     }
-    arguments
+    let rest = arguments.into_iter().skip(1).collect::<Vec<_>>();
+    let version = matches!(rest.as_slice(), [one] if one == "--version" || one == "-V");
+    let verb = (!version).then(|| OsString::from("snapshotter"));
+    [OsString::from("plyfs")]
+        .into_iter()
+        .chain(verb)
+        .chain(rest)
+        .collect()
 }
 
 /// Listens on a socket that nobody else can use. One that a killed process left is replaced.
@@ -142,22 +149,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_the_program_stands_for_the_verb() {
+    fn regression_the_name_of_the_program_stands_for_the_verb_and_has_a_version() {
         let with_verb = |line: &str| {
             let arguments = line.split(' ').map(OsString::from).collect();
             let words: Vec<_> = with_verb(arguments).into_iter().collect();
             words.join(OsStr::new(" "))
         };
         let cases = [
-            (
-                "/usr/bin/plyfs-snapshotter -v",
-                "/usr/bin/plyfs-snapshotter snapshotter -v",
-            ),
-            ("plyfs-snapshotter", "plyfs-snapshotter snapshotter"),
+            ("/usr/bin/plyfs-snapshotter -v", "plyfs snapshotter -v"),
+            ("plyfs-snapshotter", "plyfs snapshotter"),
             (
                 "plyfs pull plyfs-snapshotter",
                 "plyfs pull plyfs-snapshotter",
             ),
+            // Once refused, as the verb has no version of its own.
+            ("plyfs-snapshotter --version", "plyfs --version"),
+            ("plyfs-snapshotter -V", "plyfs -V"),
         ];
         for (given, expected) in cases {
             assert_eq!(with_verb(given), expected);

@@ -42,8 +42,13 @@ impl Umount {
                     None => failure,
                 }
             })?;
-            if !self.lazy {
-                wait_for(server);
+            if let Some(server) = server.filter(|server| !self.lazy && !ends(server)) {
+                log::warn!(
+                    "a copy of the mount on {} is left, in another mount namespace or bound elsewhere: process {} \
+                     serves it on, and has in use what it had",
+                    directory.display(),
+                    server.pid
+                );
             }
             Ok(())
         })
@@ -60,10 +65,14 @@ fn hint(error: &mount::Error) -> Option<String> {
 }
 
 /// Waits until a server has given back what it held, so that the image can be removed, or the upper
-/// directory used again, at once.
-fn wait_for(server: Option<mount::Server>) {
+/// directory used again, at once. `false` if it does not.
+fn ends(server: &mount::Server) -> bool {
     let started = Instant::now();
-    while server.as_ref().is_some_and(mount::Server::is_there) && started.elapsed() < PATIENCE {
+    while server.is_there() {
+        if started.elapsed() > PATIENCE {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }

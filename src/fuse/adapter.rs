@@ -159,10 +159,10 @@ impl Filesystem for Adapter {
             owner: (uid, gid),
             size,
             times: (atime, mtime),
-            by_root: req.uid() == 0,
+            by: req.uid(),
         };
         let set = || self.change(node(ino), &change);
-        send::attributes(reply, self.answer("setattr", ino, set), FOREVER);
+        send::attributes(reply, self.answer("setattr", ino, set), change.lifetime());
     }
 
     /// Programs ask whether what they opened is a terminal; nothing here is a device.
@@ -325,7 +325,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -333,13 +333,13 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate = || self.file(node(ino), true)?.allocate(mode, offset, length);
+        let allocate = || self.allocate(node(ino), req.uid(), mode, (offset, length));
         send::empty(reply, self.answer("fallocate", ino, allocate));
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         from: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -355,7 +355,7 @@ impl Filesystem for Adapter {
             to_offset,
             length,
         };
-        let copy = || self.copy_content(node(from), node(to), &range);
+        let copy = || self.copy_content(req.uid(), node(from), node(to), &range);
         send::written(reply, self.answer("copy_file_range", to, copy));
     }
 

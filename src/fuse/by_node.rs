@@ -191,29 +191,15 @@ mod tests {
     use std::fs;
     use std::sync::mpsc::channel;
 
+    use super::super::test_support::{Directories, node_of};
     use super::*;
-    use crate::layer::directory::DirectoryLayer;
-    use crate::overlay::{Namespace, OverlayOptions, Union};
-    use crate::union::stack::{Stack, StackOptions};
 
     #[test]
     fn who_waits_for_a_copy_gets_the_file_or_the_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
-            let path = directory.path().join(name);
-            fs::create_dir(&path).unwrap();
-            path
-        });
-        fs::write(lower.join("file"), "lower").unwrap();
-        let layer = DirectoryLayer::open(&lower).unwrap();
-        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
-        let options = OverlayOptions {
-            namespace: Some(Namespace::User),
-            ..OverlayOptions::default()
-        };
-        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
-        let found = overlay.lookup(NodeNumber::ROOT, b"file").unwrap();
-        let (node, files) = (found.unwrap().node, ByNode::new());
+        let directories = Directories::new();
+        fs::write(directories.lower.join("file"), "lower").unwrap();
+        let overlay = directories.overlay();
+        let (node, files) = (node_of(&overlay, b"file"), ByNode::new());
         let (sender, told) = channel();
         let wait = || {
             let sender = sender.clone();
@@ -237,7 +223,7 @@ mod tests {
         assert_eq!(wait().unwrap().unwrap_err().errno, Errno::EIO);
         files.forget(node);
         assert!(wait().unwrap().unwrap().is_writable());
-        assert_eq!(fs::read(upper.join("file")).unwrap(), b"lower");
+        assert_eq!(fs::read(directories.upper.join("file")).unwrap(), b"lower");
         files.forget(node);
         let turn = begin();
         assert!(wait().is_none());

@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use fuser::{BackingId, FileHandle, INodeNo, Request, TimeOrNow};
 use nix::errno::Errno;
 
-use super::convert::{self, node, permissions};
+use super::convert::{self, FOREVER, node, permissions};
 use super::files::{Wanted, Way};
 use super::handler::Adapter;
 use super::notify::Note;
@@ -33,7 +34,8 @@ pub(super) struct Change {
     pub(super) size: Option<u64>,
     /// Of access, of modification.
     pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
-    pub(super) by_root: bool,
+    /// The user who asks.
+    pub(super) by: u32,
 }
 
 impl Change {
@@ -41,6 +43,15 @@ impl Change {
     fn is_empty(&self) -> bool {
         let none = self.mode.is_none() && self.owner == (None, None) && self.size.is_none();
         none && self.times.0.is_none() && self.times.1.is_none()
+    }
+
+    /// For how long the kernel may believe what it is told: the write that comes next may clear the set-id bits.
+    pub(super) fn lifetime(&self) -> Duration {
+        if self.is_empty() {
+            Duration::ZERO
+        } else {
+            FOREVER
+        }
     }
 }
 
@@ -113,7 +124,7 @@ impl Adapter {
 
     pub(super) fn change(&self, node: NodeNumber, change: &Change) -> Result<Attributes> {
         if change.is_empty() {
-            return self.overlay.kill_privileges(node);
+            return self.clear_set_ids(node, change.by);
         }
         let set = SetAttributes {
             permissions: change.mode.map(permissions),
@@ -122,7 +133,7 @@ impl Adapter {
             size: change.size,
             atime: change.times.0.map(convert::time_change),
             mtime: change.times.1.map(convert::time_change),
-            kill_privileges: change.size.is_some() && !change.by_root,
+            kill_privileges: change.size.is_some() && change.by != 0,
         };
         let changed = self.files.set_attributes(&self.overlay, node, &set);
         if let Err(error) = &changed {
@@ -134,6 +145,23 @@ impl Adapter {
             self.files.doubts.take_lost(node);
         }
         changed
+    }
+
+    /// The kernel asks for it before somebody writes, and also for whoever calls chown(2) to change nothing, without
+    /// looking whose file it is. So strangers must have it open for writing; where opens are not told, what they write
+    /// says it once more.
+    fn clear_set_ids(&self, node: NodeNumber, by: u32) -> Result<Attributes> {
+        let now = self.overlay.attributes(node)?;
+        if by == 0 || by == now.uid {
+            return self.overlay.kill_privileges(node);
+        }
+        if self.files.by_node.is_some() {
+            return Ok(now);
+        }
+        match self.files.get(node) {
+            Some(file) if file.is_writable() => self.overlay.kill_privileges(node),
+            _ => Err(Errno::EPERM.into()),
+        }
     }
 
     /// Clears the set-id bits, if there are any. The kernel asks for it at every write, and for
@@ -284,12 +312,30 @@ impl Adapter {
         }
     }
 
+    /// Allocates, zeroes or gives back a part of a file.
+    pub(super) fn allocate(
+        &self,
+        node: NodeNumber,
+        by: u32,
+        mode: i32,
+        (offset, length): (u64, u64),
+    ) -> Result<()> {
+        if by != 0 {
+            self.kill_set_ids(node)?;
+        }
+        self.file(node, true)?.allocate(mode, offset, length)
+    }
+
     pub(super) fn copy_content(
         &self,
+        by: u32,
         from: NodeNumber,
         to: NodeNumber,
         range: &Range,
     ) -> Result<u64> {
+        if by != 0 {
+            self.kill_set_ids(to)?;
+        }
         let (from, to) = (self.file(from, false)?, self.file(to, true)?);
         // The answer has 32 bits.
         let length = range.length.min(1 << 30);
@@ -329,31 +375,20 @@ mod tests {
 
     use super::super::contents::Contents;
     use super::super::files::Files;
+    use super::super::first_read::FirstReads;
     use super::super::notify::notes;
+    use super::super::test_support::{Directories, node_of};
     use super::super::{Settings, Xattrs};
     use super::*;
     use crate::fuse::Data;
-    use crate::layer::directory::DirectoryLayer;
-    use crate::overlay::{Namespace, Overlay, OverlayOptions, Union};
-    use crate::union::stack::{Stack, StackOptions};
 
     /// The kernel does not release what was not opened, and the node would stay open for ever.
     #[test]
     fn regression_an_open_that_fails_late_is_not_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
-            let path = directory.path().join(name);
-            fs::create_dir(&path).unwrap();
-            path
-        });
-        let layer = DirectoryLayer::open(&lower).unwrap();
-        let base = Stack::new(vec![layer], vec![], StackOptions::default()).unwrap();
-        let options = OverlayOptions {
-            namespace: Some(Namespace::User),
-            ..OverlayOptions::default()
-        };
-        fs::write(upper.join("file"), "text").unwrap();
-        let overlay = Overlay::writable(Union::Stack(base), &upper, &work, options).unwrap();
+        let directories = Directories::new();
+        fs::write(directories.upper.join("file"), "text").unwrap();
+        let overlay = directories.overlay();
+        let node = node_of(&overlay, b"file");
         let (notes, _worker) = notes();
         let adapter = Adapter {
             overlay: Arc::new(overlay),
@@ -366,19 +401,17 @@ mod tests {
                 read_ahead: false,
             },
             contents: Contents::new(),
-            files: Arc::new(Files::new(None, notes)),
+            files: Arc::new(Files::new(None, FirstReads::default(), notes)),
             backings: None,
             ahead: None,
         };
-        let found = adapter.overlay.lookup(NodeNumber::ROOT, b"file");
-        let node = found.unwrap().unwrap().node;
         let wanted = Wanted {
             write: true,
             truncate: true,
         };
         // Its attributes cannot be read any more after it was opened.
         let opened = adapter.open_file(node, wanted, false, |_| {
-            fs::remove_file(upper.join("file")).unwrap();
+            fs::remove_file(directories.upper.join("file")).unwrap();
             Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
         });
         assert!(opened.is_err(), "{opened:?}");

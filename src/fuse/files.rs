@@ -34,13 +34,14 @@ use parking_lot::Mutex;
 
 use super::by_node::ByNode;
 use super::doubts::Doubts;
+use super::first_read::FirstReads;
 use super::notify::{Note, Notes};
+use super::sharded::Sharded;
 use super::state::State;
 use crate::overlay::{
     Attributes, Error, NodeNumber, OpenRequest, Opened, Overlay, OverlayFile, Result, SetAttributes,
 };
 
-const SHARDS: usize = 16;
 const IDLE_PER_SHARD: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Files of this size and above are read by the kernel itself: registering one costs as much as
 /// two round trips, which must be worth it.
@@ -114,7 +115,8 @@ struct Shard {
 /// The open files of a connection.
 #[derive(Debug)]
 pub(super) struct Files {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Sharded<Shard>,
+    first_reads: FirstReads,
     /// Where the kernel does not tell of opens.
     pub(super) by_node: Option<ByNode>,
     pub(super) doubts: Doubts,
@@ -122,17 +124,16 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(by_node: Option<ByNode>, notes: Notes) -> Files {
-        let shard = |_| {
-            Mutex::new(Shard {
-                slots: HashMap::new(),
-                idle: LruCache::new(IDLE_PER_SHARD),
-                left: HashSet::new(),
-                written: HashSet::new(),
-            })
+    pub(super) fn new(by_node: Option<ByNode>, first_reads: FirstReads, notes: Notes) -> Files {
+        let shard = || Shard {
+            slots: HashMap::new(),
+            idle: LruCache::new(IDLE_PER_SHARD),
+            left: HashSet::new(),
+            written: HashSet::new(),
         };
         Files {
-            shards: std::array::from_fn(shard),
+            shards: Sharded::new(shard),
+            first_reads,
             by_node,
             doubts: Doubts::new(notes.clone()),
             notes,
@@ -140,10 +141,7 @@ impl Files {
     }
 
     fn shard(&self, node: NodeNumber) -> &Mutex<Shard> {
-        let spread = node.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let [first, ..] = &self.shards;
-        let number = usize::try_from(spread).unwrap_or(0) % SHARDS;
-        self.shards.get(number).unwrap_or(first)
+        self.shards.of(node)
     }
 
     /// Does `work` with the node locked, open or not.
@@ -266,8 +264,13 @@ impl Files {
             return Err(Errno::EIO.into());
         }
         if !content.whole || (content.size < LARGE && !wanted.write) {
+            if !wanted.write {
+                self.first_reads.hand_over(node, &content);
+            }
             return Ok(None);
         }
+        // The kernel drops what it has read of what it opens like this.
+        self.first_reads.forget(node);
         if let Some(idle) = idle.filter(|idle| idle.is_upper == is_upper) {
             return Ok(Some(idle));
         }
@@ -423,6 +426,7 @@ impl Files {
         let idle = shard.idle.pop(&node);
         shard.left.remove(&node);
         drop(shard);
+        self.first_reads.forget(node);
         self.doubts.forget(node);
         if let Some(by_node) = &self.by_node {
             by_node.forget(node);
@@ -451,7 +455,10 @@ mod tests {
     #[test]
     fn regression_a_node_that_was_left_stays_gone_while_its_open_is_refused() {
         let (notes, _worker) = super::super::notify::notes();
-        let (files, node) = (Files::new(None, notes), NodeNumber(7));
+        let (files, node) = (
+            Files::new(None, FirstReads::default(), notes),
+            NodeNumber(7),
+        );
         files.shard(node).lock().left.insert(node);
         std::thread::scope(|scope| {
             let asked = files.with(node, |_| {

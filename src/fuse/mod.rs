@@ -10,7 +10,8 @@
 //! * A handler translates, calls the engine and replies; a panic in it answers `EIO`.
 //! * Errors of the engine are logged here, once, and nowhere else.
 //! * Nothing is kept in file handles, so that another process could take a connection over.
-//! * Notifications are never sent by a thread that handles requests.
+//! * Notifications are not sent by a thread that handles requests, but for contents of files that nobody has open
+//!   ([`first_read`]).
 
 mod adapter;
 mod ahead;
@@ -21,6 +22,7 @@ mod contents;
 mod convert;
 mod doubts;
 mod files;
+mod first_read;
 mod handler;
 mod handshake;
 mod listing;
@@ -30,7 +32,10 @@ mod passthrough;
 mod reply;
 mod seek;
 mod session;
+mod sharded;
 mod state;
+#[cfg(test)]
+mod test_support;
 mod write;
 
 pub use handshake::Terms;

@@ -7,17 +7,16 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use nix::sys::resource::{Resource, getrlimit};
-use parking_lot::Mutex;
 
+use super::sharded::{SHARDS, Sharded};
 use crate::overlay::NodeNumber;
 
-const SHARDS: usize = 16;
 const MOST_PER_SHARD: u64 = 16;
 
 /// Values by node, of which most are open files: no more are kept than an eighth of what the process may open.
 #[derive(Debug)]
 pub(super) struct NodeCache<V> {
-    shards: [Mutex<LruCache<NodeNumber, V>>; SHARDS],
+    shards: Sharded<LruCache<NodeNumber, V>>,
 }
 
 impl<V: Clone> NodeCache<V> {
@@ -27,34 +26,27 @@ impl<V: Clone> NodeCache<V> {
         let kept = usize::try_from(kept).ok().and_then(NonZeroUsize::new);
         let capacity = kept.unwrap_or(NonZeroUsize::MIN);
         NodeCache {
-            shards: std::array::from_fn(|_| Mutex::new(LruCache::new(capacity))),
+            shards: Sharded::new(|| LruCache::new(capacity)),
         }
     }
 
-    fn shard(&self, node: NodeNumber) -> &Mutex<LruCache<NodeNumber, V>> {
-        let spread = node.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let [first, ..] = &self.shards;
-        let number = usize::try_from(spread).unwrap_or(0) % SHARDS;
-        self.shards.get(number).unwrap_or(first)
-    }
-
     pub(super) fn get(&self, node: NodeNumber) -> Option<V> {
-        self.shard(node).lock().get(&node).cloned()
+        self.shards.of(node).lock().get(&node).cloned()
     }
 
     pub(super) fn keep(&self, node: NodeNumber, value: V) {
         // What falls out may be closed by a system call, after the lock is gone.
-        let displaced = self.shard(node).lock().push(node, value);
+        let displaced = self.shards.of(node).lock().push(node, value);
         drop(displaced);
     }
 
     pub(super) fn remove(&self, node: NodeNumber) {
-        let removed = self.shard(node).lock().pop(&node);
+        let removed = self.shards.of(node).lock().pop(&node);
         drop(removed);
     }
 
     pub(super) fn clear(&self) {
-        for shard in &self.shards {
+        for shard in self.shards.all() {
             let mut removed = Vec::new();
             {
                 let mut shard = shard.lock();

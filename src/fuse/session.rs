@@ -4,16 +4,17 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use fuser::{Config, Session};
+use fuser::{Config, Notifier, Session};
 
 use super::ahead::{self, Ahead};
 use super::backing::{self, Backings};
 use super::by_node::ByNode;
 use super::contents::Contents;
 use super::files::Files;
+use super::first_read::FirstReads;
 use super::handler::Adapter;
 use super::handshake::{self, Terms};
 use super::notify;
@@ -73,6 +74,8 @@ pub fn is_unwanted_answer(target: &str, text: &str) -> bool {
 #[derive(Debug)]
 pub struct Connection {
     session: Session<Adapter>,
+    /// What handlers notify the kernel with.
+    notifier: Arc<OnceLock<Notifier>>,
     worker: Option<ahead::Worker>,
     tellers: notify::Workers,
     terms: Terms,
@@ -146,17 +149,20 @@ impl Connection {
         let known = backing_files.as_ref().filter(|_| passthrough);
         let known = known.map(File::try_clone).transpose()?;
         let by_node = (settings.data == Data::WriteBack).then(ByNode::new);
+        let notifier = Arc::default();
+        let first_reads = FirstReads::new(Arc::clone(&notifier));
         let adapter = Adapter {
             overlay,
             settings,
             contents: Contents::new(),
-            files: Arc::new(Files::new(by_node, notes)),
+            files: Arc::new(Files::new(by_node, first_reads, notes)),
             backings: known.map(|known| Backings::new(known, Arc::clone(&device))),
             ahead,
         };
         let (session, terms) = shake_hands(adapter, &device, config)?;
         Ok(Connection {
             session,
+            notifier,
             worker,
             tellers,
             terms,
@@ -186,10 +192,12 @@ impl Connection {
     pub fn run(self) -> io::Result<Ended> {
         let Connection {
             session,
+            notifier,
             worker,
             tellers,
             ..
         } = self;
+        notifier.get_or_init(|| session.notifier());
         let worker = worker
             .map(|worker| worker.start(session.notifier()))
             .transpose()?;

@@ -113,8 +113,8 @@ fn serve_to_the_end(
         on_end: _,
     } = serving;
     let overlay = Arc::new(overlay);
-    if let Err(error) = process::raise_open_files() {
-        log::debug!("the limit of open files stays as it is: {error}");
+    if let Err(error) = process::lift_limits() {
+        log::debug!("the limits of this process stay as they are: {error}");
     }
     let signals = take_signals()?;
     let (traits, settings) = policy::decide(&overlay, source, &options)?;

@@ -88,7 +88,7 @@ fn run(arguments: impl Fn(&mut Command)) -> Result<Output> {
         }
     }
     Err(Error::System {
-        doing: "cannot run fusermount3, which a user without rights needs",
+        doing: "cannot run fusermount3 (package fuse3), which a user without rights needs",
         source: missing,
     })
 }

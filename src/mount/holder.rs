@@ -78,16 +78,18 @@ pub(super) struct Holder<'a> {
 }
 
 /// Servers that died at once, one after the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Deaths {
     count: u32,
-    started: Instant,
+    /// When the last server began to answer; how long it took to start is no part of its life.
+    answers_since: Option<Instant>,
 }
 
 impl Deaths {
     /// Counts one, and waits until another server may be started.
     fn count(&mut self) -> Result<()> {
-        if self.started.elapsed() > SOON {
+        let since = self.answers_since.take();
+        if since.is_some_and(|since| since.elapsed() > SOON) {
             self.count = 0;
         }
         if self.count == ATTEMPTS {
@@ -95,7 +97,6 @@ impl Deaths {
         }
         std::thread::sleep(Duration::from_millis(1 << self.count));
         self.count += 1;
-        self.started = Instant::now();
         Ok(())
     }
 }
@@ -225,10 +226,7 @@ impl Holder<'_> {
     pub(super) fn watch(mut self, mut server: Pid) -> Result<()> {
         let own = self.held.own;
         let mut interruptions = Interruptions::default();
-        let mut deaths = Deaths {
-            count: 0,
-            started: Instant::now(),
-        };
+        let mut deaths = Deaths::default();
         while let Some(control) = &self.control {
             let signal = self.signals.wait(control);
             let signal = signal.map_err(Error::system("cannot wait for signals"))?;
@@ -268,7 +266,10 @@ impl Holder<'_> {
                 return Err(error);
             }
             match self.start(None) {
-                Ok(server) => return Ok(server),
+                Ok(server) => {
+                    deaths.answers_since = Some(Instant::now());
+                    return Ok(server);
+                }
                 Err(error) => log::error!("no server for the mount: {}", error.chain()),
             }
         }
@@ -276,8 +277,7 @@ impl Holder<'_> {
 
     /// A server after one that was ended on purpose.
     pub(super) fn start_again(&mut self) -> Result<Pid> {
-        let started = Instant::now();
-        self.restart(&mut Deaths { count: 0, started })
+        self.restart(&mut Deaths::default())
     }
 }
 

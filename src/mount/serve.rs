@@ -46,8 +46,9 @@ impl Interruptions {
             Some(_) => Err(Error::BrokenOff),
             None => {
                 log::info!("{signal}: detaching the mount");
-                self.0 = Some((signal, Instant::now()));
                 detach(own);
+                // What was sent together is read only now, however long that has taken.
+                self.0 = Some((signal, Instant::now()));
                 Ok(())
             }
         }

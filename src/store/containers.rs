@@ -518,7 +518,7 @@ mod tests {
         assert!(!store.is_container_in_use("web").unwrap());
         let taken = std::thread::scope(|scope| {
             let taken = scope.spawn(|| store.container("web"));
-            std::thread::sleep(PATIENCE / 6);
+            std::thread::sleep(PATIENCE / 30);
             drop(looking);
             taken.join().unwrap()
         });

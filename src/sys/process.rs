@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
@@ -119,6 +119,21 @@ pub fn raise_open_files() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(())
+}
+
+/// Lifts the soft limits that a caller has set for programs of his own: of open files, of the size of files, of time to
+/// compute. Where a hard one is left, writing beyond it fails with `EFBIG` and does not end this process.
+///
+/// # Errors
+/// What getrlimit(2), setrlimit(2) and sigaction(2) report.
+pub fn lift_limits() -> io::Result<()> {
+    // SAFETY: no code runs for a signal that is ignored.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    for resource in [Resource::RLIMIT_FSIZE, Resource::RLIMIT_CPU] {
+        let (_, hard) = getrlimit(resource)?;
+        setrlimit(resource, hard, hard)?;
+    }
+    raise_open_files()
 }
 
 /// Asks the kernel to spare this process when memory runs out: a server that is killed takes

@@ -13,8 +13,8 @@ use super::made::{Made, store_image};
 use super::reclaim::{Small, noise};
 use super::saving::{Podman, load, save};
 use super::support::{
-    MountGuard, Need, Store, User, command_as, compare_tree, fail, odd_image, require, succeed,
-    temp_dir,
+    MountGuard, Need, Store, User, command_as, compare_tree, copy_program, fail, odd_image,
+    require, script, succeed, temp_dir,
 };
 use super::{import, import_from, layout, names};
 
@@ -64,7 +64,7 @@ fn commit(store: &Store, args: &[&str]) -> String {
 fn manifest(path: &Path, user: User, to: &Path) {
     let scripts = temp_dir();
     for name in ["compare-tree", "tree_manifest.py"] {
-        fs::copy(super::support::script(name), scripts.path().join(name)).unwrap();
+        copy_program(&script(name), &scripts.path().join(name));
     }
     let mut command = command_as(user, scripts.path().join("compare-tree"));
     succeed(command.arg("--write-manifest").arg(to).arg(path));

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::made::{Layout, Made};
 use super::support::{
-    Need, Registry, Store, plyfs_program, require, skopeo_copy, succeed, text, wait_for,
+    Need, Registry, Store, alone, plyfs_program, require, skopeo_copy, succeed, text, wait_for,
 };
 use super::{import, import_from, layout, names};
 
@@ -314,7 +314,7 @@ fn regression_a_store_that_cannot_be_written_is_checked() {
         store.root().display(),
         plyfs_program().display()
     );
-    succeed(Command::new("unshare").args(["-m", "sh", "-c", &script]));
+    succeed(&mut alone(Command::new("sh").args(["-c", &script])));
 }
 
 #[test]

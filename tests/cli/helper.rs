@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::odd_store;
 use super::support::{
-    Need, User, command_as, compare_tree, fail, helper_program, is_mounted, odd_image, require,
-    succeed, temp_dir,
+    Need, User, alone, command_as, compare_tree, fail, helper_program, is_mounted, odd_image,
+    require, succeed, temp_dir,
 };
 
 /// mount(8) finds its helpers in /sbin only, so a private /usr/sbin lends it one.
@@ -24,8 +24,7 @@ ln -s mount.plyfs /usr/sbin/mount.fuse.plyfs
 /// Runs a script with these helpers; `work` is a directory for their making.
 fn with_own_helpers(script: &str, work: &Path) -> Command {
     let script = format!("{OWN_HELPERS}{script}");
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+    let mut command = alone(Command::new("sh").args(["-c", &script]));
     command.env("work", work).env("helper", helper_program());
     command
 }
@@ -388,10 +387,12 @@ for how in "-T $table $mnt" "-a -T $table" "-T $table odd"; do
     test "$(count)" = 1
     test "$(findmnt -no SOURCE "$mnt")" = odd
     echo "$how" >> "$mnt/kept"
-    mount -o remount,ro "$mnt"
+    # With the calls of Linux 5.2 that util-linux 2.41 prefers, the kernel's overlay refuses to be told its own
+    # options again.
+    LIBMOUNT_FORCE_MOUNT2=always mount -o remount,ro "$mnt"
     ! (echo refused > "$mnt/kept") 2>/dev/null
     findmnt -no OPTIONS "$mnt" | grep -q '^ro\b'
-    mount -o remount,rw,nodev "$mnt"
+    LIBMOUNT_FORCE_MOUNT2=always mount -o remount,rw,nodev "$mnt"
     echo again >> "$mnt/kept"
     findmnt -no OPTIONS "$mnt" | grep -q nodev
     # Somewhere else it is in use.
@@ -506,8 +507,7 @@ fn a_store_that_cannot_be_written_is_mounted_from() {
             "$plyfs" --root "$store" mount odd "$mnt"; "$compare" "$mnt" "$expected"; umount "$mnt"
             "$helper" odd "$mnt" -o "ro,root=$store"; "$compare" "$mnt" "$expected"; umount "$mnt"
         "#;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-euc", script]);
+        let mut command = alone(Command::new("sh").args(["-euc", script]));
         command
             .env("store", store.root())
             .env("mnt", store.mountpoint())

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use super::made::{Made, store_image};
-use super::support::{Need, Registry, Store, plyfs_program, require, succeed, text};
+use super::support::{Need, Registry, Store, plyfs_program, require, succeed, text, write_program};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("htpasswd")];
 
@@ -182,8 +182,7 @@ fn credential_helpers() {
          erase) rm $safe;;\nesac\n",
         safe.display()
     );
-    fs::write(&helper, script).unwrap();
-    fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&helper, &script);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     for config in [
         json!({"credsStore": "safe"}),

@@ -1,12 +1,11 @@
 //! Mirrors, as the machine's own files name them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use super::import;
 use super::made::{Layout, Made};
-use super::support::{Need, Registry, Setup, Store, fail, require, text};
+use super::support::{Need, Registry, Setup, Store, fail, free_port, require, text};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -32,10 +31,7 @@ fn an_image_comes_from_the_first_mirror_that_has_it() {
         registry.push(&layout.path, tag, &format!("cache/library/app:{tag}"));
     }
     // Nobody listens there.
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = format!("127.0.0.1:{}", free_port());
     let config = store.root().with_file_name("registries.conf");
     let address = registry.address();
     let text = format!(

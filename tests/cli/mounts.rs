@@ -5,7 +5,8 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use super::support::{
-    Need, Store, User, command_as, is_mounted, odd_image, require, succeed, temp_dir, wait_for,
+    Need, Store, User, alone, command_as, is_mounted, odd_image, require, succeed, temp_dir,
+    wait_for,
 };
 use super::{compare_with_expected, layout, odd_store};
 
@@ -244,8 +245,7 @@ fn regression_a_fifo_with_the_name_of_a_record_holds_nobody_up() {
     // Of the same user as the mount, which an attacker can have a mount of his own for.
     let script = "mount -t tmpfs none /mnt && cd /mnt && mkfifo memfd:plyfs-mount \
         && exec 3<>memfd:plyfs-mount && rm memfd:plyfs-mount && echo there && exec sleep 60";
-    let mut attacker = Command::new("unshare")
-        .args(["-m", "--", "sh", "-c", script])
+    let mut attacker = alone(Command::new("sh").args(["-c", script]))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use super::made::{Layout, Made};
-use super::support::{Need, Registry, Store, require};
+use super::support::{Need, Registry, Store, free_port, require};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("skopeo")];
 
@@ -157,11 +157,7 @@ fn what_docker_s_registry_finds() {
         assert!(said.contains(why), "{said}");
     }
     // Where nobody answers.
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let gone = format!("127.0.0.1:{}", free_port());
     let said = store.fails(1, ["search", "--registry", &gone, "x"]);
     assert!(
         said.contains(&format!("cannot search {gone} for x: cannot reach")),

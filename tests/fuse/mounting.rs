@@ -8,8 +8,8 @@ use nix::sys::signal::Signal::SIGKILL;
 
 use crate::fixture::{Lab, alive, ends, signal};
 use crate::support::{
-    MountGuard, Need, Store, User, children, command_as, fail, is_root, plyfs_program, require,
-    succeed, temp_dir, text, wait_for,
+    MountGuard, Need, Store, User, alone, children, command_as, fail, is_root, plyfs_program,
+    require, succeed, temp_dir, text, wait_for,
 };
 use crate::writable::Writable;
 
@@ -305,7 +305,7 @@ fn a_user_namespace_with_subordinate_ids_takes_a_writable_union() {
         .arg(ranges.path())
         .arg(inner.get_program())
         .args(inner.get_args());
-    let said = String::from_utf8(succeed(&mut command).stdout).unwrap();
+    let said = String::from_utf8(succeed(&mut alone(&command)).stdout).unwrap();
     let said = said.replace("no node\n", "");
     let expected = "5 6 600\n7 8\n7 8\nlower\nmore\n1000 1000\n0 0\n0 0\n";
     assert_eq!(said, expected);

@@ -6,11 +6,15 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use crate::fixture::{daemon, signal};
-use crate::support::{Need, Store, User, command_as, require, succeed, temp_dir, text, wait_for};
+use crate::support::{
+    Need, Store, User, alone, command_as, require, succeed, temp_dir, text, wait_for,
+};
 use crate::writable::{WAYS, Writable};
 
 /// It hangs or loses what is written when a path is asked for instead of a descriptor.
@@ -113,7 +117,7 @@ fn peers_a_capability_of_an_unknown_user_does_not_hinder_copying_up() {
         script,
     ];
     command.args(names).arg(union.store.mountpoint());
-    let said = text(&succeed(command.args(&words[program..])));
+    let said = text(&succeed(&mut alone(command.args(&words[program..]))));
     assert_eq!(said, "640\nprogrammore\n");
 }
 
@@ -163,9 +167,23 @@ fn peers_a_copy_up_that_takes_long_stalls_nobody_else() {
         let mut command = union.store.command(["mount", "-o", &options]);
         succeed(command.arg(guard.path()));
         let root = guard.path();
-        // What the kernel knows of the lower mount it does not ask for.
+        // What the kernel knows of the lower mount it does not ask for. Whatever else it forgets meanwhile, it keeps
+        // what is open.
         assert_eq!(fs::read(root.join("quick")).unwrap(), b"quick");
         succeed(Command::new("find").arg(root).args(["-ls"]));
+        let places = [
+            root.join("dir"),
+            root.join("slow"),
+            slow.path().join("slow"),
+        ];
+        let kept = places.map(|place| {
+            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+            nix::fcntl::open(&place, flags, Mode::empty()).unwrap()
+        });
+        let [directory, file, _] = kept.each_ref().map(|kept| {
+            let number = std::os::fd::AsRawFd::as_raw_fd(kept);
+            Path::new("/proc/self/fd").join(number.to_string())
+        });
         let pid = daemon(slow.path()).unwrap();
         signal(pid, Signal::SIGSTOP);
         let copy = || {
@@ -180,12 +198,12 @@ fn peers_a_copy_up_that_takes_long_stalls_nobody_else() {
             let writer = scope.spawn(copy);
             let others = scope.spawn(|| {
                 for number in 0..50 {
-                    let (file, moved) = (root.join("dir/new"), root.join("dir/moved"));
-                    fs::write(&file, [number]).unwrap();
-                    fs::rename(&file, &moved).unwrap();
+                    let (new, moved) = (directory.join("new"), directory.join("moved"));
+                    fs::write(&new, [number]).unwrap();
+                    fs::rename(&new, &moved).unwrap();
                     assert_eq!(fs::read(&moved).unwrap(), [number]);
                     fs::remove_file(&moved).unwrap();
-                    assert!(fs::metadata(root.join("slow")).unwrap().len() >= 300_000);
+                    assert!(fs::metadata(&file).unwrap().len() >= 300_000);
                 }
             });
             let went_on = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -200,6 +218,7 @@ fn peers_a_copy_up_that_takes_long_stalls_nobody_else() {
             others.join().unwrap();
             writer.join().unwrap().unwrap();
         });
+        drop(kept);
         guard.unmount();
         slow.unmount();
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal::SIGTERM;
 
 use crate::fixture::{Lab, ends, signal};
-use crate::support::{Need, User, command_as, is_root, require, succeed, text};
+use crate::support::{Need, User, alone, command_as, is_root, require, succeed, text};
 
 fn lab() -> Option<Lab> {
     require(&[Need::Fuse, Need::PlainUser]).then(|| Lab::of(User::Plain))
@@ -100,7 +100,7 @@ fn in_a_user_namespace_permissions_are_checked() {
         .position(|word| word.to_string_lossy().ends_with("/plyfs"))
         .unwrap();
     command.args(&words[program..]);
-    let output = command.output().unwrap();
+    let output = alone(&command).output().unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(

@@ -15,7 +15,10 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 
 use crate::fixture::{LARGE, Lab, MANY, alive, children, ends, large, signal, small, tree};
-use crate::support::{Need, User, is_mounted, plyfs_program, require, succeed, temp_dir, wait_for};
+use crate::support::{
+    Need, User, copy_program, is_mounted, plyfs_program, require, succeed, temp_dir, wait_for,
+    write_program,
+};
 
 /// How often a server is killed in a test.
 const KILLS: usize = 100;
@@ -204,7 +207,9 @@ fn survives_kills(lab: &Lab, options: &[&str]) {
         }
     });
     assert_eq!(children(holder).len(), 1);
-    assert_eq!(descriptors(holder), before);
+    wait_for(format!("{before} descriptors"), || {
+        descriptors(holder) == before
+    });
     let last = server(holder);
     mount.unmount();
     ends(holder);
@@ -332,7 +337,7 @@ fn a_mount_that_goes_while_nobody_serves_it_ends_its_holder() {
 /// A copy of the program under test in a directory of its own.
 fn other_program(directory: &Path) -> PathBuf {
     let path = directory.join("plyfs-next");
-    fs::copy(plyfs_program(), &path).unwrap();
+    copy_program(plyfs_program(), &path);
     path
 }
 
@@ -424,8 +429,7 @@ fn a_program_that_cannot_take_over_leaves_the_mount_as_it_is() {
                 "ended without a word",
             ),
         ] {
-            fs::write(&stand_in, text).unwrap();
-            fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&stand_in, text);
             let said = upgrade_to(&lab, &stand_in);
             assert!(said.contains(reason), "{text}: {said}");
             assert_eq!(lab.daemon(), holder);
@@ -476,9 +480,9 @@ fn regression_a_signal_to_all_processes_of_a_mount_takes_only_that_away() {
         let server = server(holder);
         // Which one comes first is a matter of chance; each alone is enough.
         signal(server, SIGTERM);
-        if alive(holder) {
-            signal(holder, SIGTERM);
-        }
+        // It may have ended already.
+        let pid = nix::unistd::Pid::from_raw(holder.cast_signed());
+        nix::sys::signal::kill(pid, SIGTERM).ok();
         ends(holder);
         ends(server);
         std::mem::forget(mount);

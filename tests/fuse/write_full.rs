@@ -130,3 +130,26 @@ impl Drop for Small {
         done.unwrap_or_else(|errno| eprintln!("{} stays: {errno}", base.display()));
     }
 }
+
+/// A limit of the size of files, which whoever mounts may have, sent the process a signal that ends it.
+#[test]
+fn regression_a_file_beyond_the_limit_does_not_end_the_daemon() {
+    if !require(&[Need::Program("prlimit")]) {
+        return;
+    }
+    crate::writable::each(|_, mount| {
+        let daemon = crate::fixture::daemon(mount).unwrap().to_string();
+        succeed(Command::new("prlimit").args(["--pid", &daemon, "--fsize=100000"]));
+        let write = |name: &str, exclusively: bool| {
+            let mut options = File::options();
+            options.append(true).create_new(exclusively);
+            let mut file = options.open(mount.join(name))?;
+            file.write_all(&vec![1; 200_000])?;
+            file.sync_all()
+        };
+        assert!(write("new", true).is_err());
+        assert!(write("large", false).is_err());
+        assert_eq!(fs::read(mount.join("small")).unwrap(), b"small\n");
+        fs::write(mount.join("small"), "other").unwrap();
+    });
+}

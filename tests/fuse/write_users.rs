@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::{Need, User, command_as, require, succeed, text};
+use crate::support::{Need, User, alone, command_as, require, succeed, text};
 use crate::writable::{Writable, fingerprint};
 
 fn union() -> Option<Writable> {
@@ -116,7 +116,7 @@ fn in_a_user_namespace(union: &Writable, script: &str) -> String {
         .arg(union.store.mountpoint())
         .args(&words[program..]);
     command.env("D", union.upper().parent().unwrap());
-    text(&succeed(&mut command))
+    text(&succeed(&mut alone(&command)))
 }
 
 #[test]

@@ -17,11 +17,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub use registry::{Registry, Setup};
+pub use registry::{Registry, Setup, free_port};
 pub use store::{MountGuard, Store, is_mounted};
 
 /// What a test cannot do without.
@@ -71,7 +72,7 @@ fn is_there(need: &Need) -> bool {
                 .is_ok()
                 && program("fusermount3").is_some()
         }
-        Need::PlainUser => !is_root() || program("setpriv").is_some(),
+        Need::PlainUser => !is_root() || program("setpriv").is_some() && others_reach_our_files(),
         // Of CONFIG_FUSE_PASSTHROUGH; readable by everybody, without the addresses.
         Need::Passthrough => fs::read_to_string("/proc/kallsyms")
             .is_ok_and(|symbols| symbols.contains(" fuse_backing_open")),
@@ -83,6 +84,20 @@ fn is_there(need: &Need) -> bool {
             tools.join(name).exists() || program(name).is_some()
         }
     }
+}
+
+/// Whether another user comes to where the tests put their files.
+fn others_reach_our_files() -> bool {
+    let directory = std::env::temp_dir();
+    let is_closed = |path: &&Path| {
+        let found = fs::metadata(path);
+        found.is_ok_and(|found| found.permissions().mode() & 0o001 == 0)
+    };
+    let closed = directory.ancestors().find(is_closed);
+    if let Some(closed) = closed {
+        eprintln!("{} is closed to others", closed.display());
+    }
+    closed.is_none()
 }
 
 /// Whether the tests run as root.
@@ -134,6 +149,7 @@ pub fn command_as(user: User, program: impl AsRef<OsStr>) -> Command {
     command
         .env("HOME", home)
         .env("XDG_DATA_HOME", home.join("data"))
+        .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null());
     for name in [
         "PLYFS_ROOT",
@@ -148,8 +164,38 @@ pub fn command_as(user: User, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// `command` in a mount namespace of its own, without the mounts of other tests. As long as a copy of a mount is
+/// somewhere its server lives, and has its directories, its image or its container in use.
+pub fn alone(command: &Command) -> Command {
+    const LEAVE: &str = r#"
+        awk 'index($5, "/plyfs-") { print $5 }' /proc/self/mountinfo | tac |
+            while read -r point; do umount -l "$point" || true; done
+        exec "$@""#;
+    let program = command.get_program();
+    let mut alone = if is_root() {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private"]);
+        unshare.args(["sh", "-c", LEAVE, "sh"]).arg(program);
+        unshare
+    } else {
+        Command::new(program)
+    };
+    alone.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => alone.env(name, value),
+            None => alone.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        alone.current_dir(directory);
+    }
+    alone
+}
+
 /// A directory that goes away with its value, open to every user.
 pub fn temp_dir() -> TempDir {
+    set_umask();
     let directory = tempfile::Builder::new()
         .prefix("plyfs-test-")
         .tempdir()
@@ -158,16 +204,27 @@ pub fn temp_dir() -> TempDir {
     directory
 }
 
+/// What tests make is for other users too, whatever the umask of whoever runs them.
+fn set_umask() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    });
+}
+
 /// A directory for the whole test program: made once, swept by the next run.
 fn shared_dir() -> &'static Path {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
     SHARED.get_or_init(|| {
+        set_umask();
         let user = nix::unistd::geteuid();
         let all = std::env::temp_dir().join(format!("plyfs-tests-{user}"));
         fs::create_dir_all(&all).unwrap();
         for old in fs::read_dir(&all).unwrap().flatten() {
             let name = old.file_name().to_string_lossy().into_owned();
-            let ended = !Path::new("/proc").join(name).exists();
+            // Where processes are few their numbers come again.
+            let is_own = name == std::process::id().to_string();
+            let ended = is_own || !Path::new("/proc").join(name).exists();
             if ended && let Err(error) = fs::remove_dir_all(old.path()) {
                 eprintln!("{} stays: {error}", old.path().display());
             }
@@ -201,10 +258,18 @@ pub fn helper_program() -> &'static Path {
     })
 }
 
-/// Copies a program that is run next. A process of its own does it: what another thread starts meanwhile
-/// would hold the copy open for writing, and nobody could run it ("text file busy").
-fn copy_program(from: &Path, to: &Path) {
+/// Copies a program or script that is run next. A process of its own does it: what another thread starts
+/// meanwhile would hold the copy open for writing, and nobody could run it ("text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
     succeed(Command::new("cp").arg(from).arg(to));
+}
+
+/// Writes a script that is run next, likewise.
+pub fn write_program(path: &Path, text: &str) {
+    let draft = tempfile::NamedTempFile::new().unwrap();
+    fs::write(draft.path(), text).unwrap();
+    let mut install = Command::new("install");
+    succeed(install.args(["-m", "755"]).arg(draft.path()).arg(path));
 }
 
 fn built_helper() -> PathBuf {
@@ -251,7 +316,7 @@ pub fn compare_tree(user: User, args: &[&str], a: &Path, b: &Path) {
     COPIED.get_or_init(|| {
         fs::create_dir_all(&scripts).unwrap();
         for name in ["compare-tree", "tree_manifest.py"] {
-            fs::copy(script(name), scripts.join(name)).unwrap();
+            copy_program(&script(name), &scripts.join(name));
         }
     });
     let mut command = command_as(user, scripts.join("compare-tree"));
@@ -331,13 +396,15 @@ pub fn alive(pid: u32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
-/// Waits until `done` or panics.
+/// Waits until `done` or panics, after a time that no busy machine needs.
 pub fn wait_for(what: impl Debug, mut done: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if done() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(25));
+    let began = Instant::now();
+    while !done() {
+        let elapsed = began.elapsed();
+        assert!(
+            elapsed < Duration::from_secs(60),
+            "waited in vain for {what:?}"
+        );
+        std::thread::sleep(Duration::from_millis(25));
     }
-    panic!("waited in vain for {what:?}");
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use super::{skopeo_copy, succeed, temp_dir, text, wait_for};
+use super::{skopeo_copy, succeed, temp_dir, wait_for};
 
 /// A running `docker-registry`; it ends with the value.
 #[derive(Debug)]
@@ -51,11 +52,7 @@ impl Registry {
     pub fn set_up(setup: &Setup<'_>) -> Registry {
         let data = temp_dir();
         let root = data.path().display();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let (address, read_only) = (format!("127.0.0.1:{port}"), setup.read_only);
         let mut config = format!(
             "version: 0.1\n\
@@ -97,9 +94,13 @@ impl Registry {
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap());
-        self.process = Some(command.stderr(log).spawn().unwrap());
-        let address = ("127.0.0.1", self.port);
-        wait_for("the registry", || TcpStream::connect(address).is_ok());
+        let process = self.process.insert(command.stderr(log).spawn().unwrap());
+        let (address, at) = (("127.0.0.1", self.port), self.data.path());
+        wait_for("the registry", || {
+            let ended = process.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", log_of(at));
+            TcpStream::connect(address).is_ok()
+        });
     }
 
     /// Ends it, in the middle of whatever it does.
@@ -165,17 +166,34 @@ impl Registry {
 
     /// What the registry has complained about.
     pub fn log(&self) -> String {
-        let read = Command::new("cat")
-            .arg(self.data.path().join("log"))
-            .output()
-            .unwrap();
-        text(&read)
+        log_of(self.data())
     }
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn log_of(data: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(data.join("log")).unwrap()).into_owned()
+}
+
+/// A port of the loopback interface on which nobody listens, nor will for some time: the kernel gives away
+/// others to who asks for any (`ip_local_port_range` begins at 32768).
+pub fn free_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(97);
+    loop {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(given) % COUNT;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
