@@ -81,11 +81,12 @@ impl Bundle {
             undo(directory, &rootfs);
         }
         result?;
-        let shown = directory.display();
+        let shown = shell_word(directory);
         let id = self.arguments.name.as_deref().unwrap_or("ID");
         output::line(&format!("run it with: runc run --bundle {shown} {id}"))?;
         output::line(&format!(
-            "undo it with: plyfs umount {shown}/rootfs && rm -r {shown}"
+            "undo it with: plyfs umount {} && rm -r {shown}",
+            shell_word(&rootfs)
         ))
     }
 
@@ -139,6 +140,33 @@ fn undo(directory: &Path, rootfs: &Path) {
     for left in [rootfs, directory] {
         if let Err(error) = fs::remove_dir(left) {
             log::warn!("{} stays: {error}", left.display());
+        }
+    }
+}
+
+/// A path as a shell takes it for one word.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |char: char| char.is_alphanumeric() || "/._-+:@%,=".contains(char);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_what_is_to_be_removed_is_one_word() {
+        for (path, word) in [
+            ("/tmp/web-1.0", "/tmp/web-1.0"),
+            ("/tmp/my web", "'/tmp/my web'"),
+            ("~", "'~'"),
+            ("/a'b;c", r"'/a'\''b;c'"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
         }
     }
 }

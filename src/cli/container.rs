@@ -96,6 +96,11 @@ struct Changed {
 
 impl Container {
     pub fn run(self, global: &Global) -> Result<()> {
+        if let Container::Ls(verb) = &self
+            && environment::existing_store(global)?.is_none()
+        {
+            return verb.print(Vec::new(), Vec::new());
+        }
         let store = environment::open_store(global)?;
         let swept = store.remove_abandoned_containers();
         swept.map_err(|error| Failure::new("cannot remove an abandoned container", error))?;
@@ -139,6 +144,11 @@ impl ContainerLs {
                 in_use,
             });
         }
+        self.print(rows, shown)
+    }
+
+    /// Prints the containers, whose images are called as `shown` says.
+    fn print(&self, rows: Vec<Row>, shown: Vec<String>) -> Result<()> {
         if self.json {
             return output::json(&rows);
         }

@@ -12,11 +12,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
+use nix::sys::stat::makedev;
 
 use super::error::{Error, Result};
 use super::{fusermount, mountinfo, unmount};
@@ -87,11 +88,21 @@ impl Place {
                 let path = path.canonicalize().map_err(wrong)?;
                 Ok(Place::Directory { directory, path })
             }
-            Target::Device(number) => descriptor::adopt(*number)
+            Target::Device(number) => adopt_device(*number)
                 .map(Place::Device)
                 .map_err(Error::system("cannot use the FUSE device that was passed")),
         }
     }
+}
+
+/// Takes an open FUSE device over. Another descriptor would be read from, and lose what is not ours.
+fn adopt_device(number: RawFd) -> io::Result<OwnedFd> {
+    let passed = File::from(descriptor::adopt(number)?);
+    let metadata = passed.metadata()?;
+    if !metadata.file_type().is_char_device() || metadata.rdev() != makedev(10, 229) {
+        return Err(io::Error::other("it is no FUSE device"));
+    }
+    Ok(passed.into())
 }
 
 /// A connected device whose mount may have to be moved to its place still.

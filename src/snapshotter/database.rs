@@ -3,12 +3,14 @@
 //! After an error of input or output, a full disk among them, redb does nothing with a file until that is opened anew. Then
 //! nothing could be removed any more to make room.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use redb::{DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
 
+use super::allocated::Allocated;
 use super::error::database as failed;
 use super::{Error, Result};
 
@@ -86,8 +88,17 @@ impl Database {
     }
 }
 
-fn open(path: &std::path::Path) -> Result<redb::Database> {
-    redb::Database::create(path).map_err(|error| match error {
+fn open(path: &Path) -> Result<redb::Database> {
+    let open = || {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        redb::Builder::new().create_with_backend(Allocated::new(file)?)
+    };
+    open().map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => {
             let store = path.ancestors().nth(2).unwrap_or(path);
             Error::InUse(store.to_owned())

@@ -26,6 +26,7 @@
 //! The transactions of `metadata` come one after another. Nothing is held between calls but, for
 //! an image on its way, its own lock.
 
+mod allocated;
 mod commit;
 mod database;
 mod error;

@@ -440,13 +440,15 @@ fn regression_a_full_disk_is_got_over() {
     fs::write(&filling, vec![1; 4 << 20]).unwrap_err();
     let large = labels([("large", &*"x".repeat(1 << 20))]);
     let failed = snapshotter.update("a", large, &[]).unwrap_err();
-    fs::remove_file(&filling).unwrap();
     let removed = snapshotter.remove("a");
     let left = snapshotter.list(&[]);
+    fs::remove_file(&filling).unwrap();
+    let prepared = snapshotter.prepare("b", "", Labels::new());
     drop(snapshotter);
     let mut umount = Command::new("umount");
     assert!(umount.arg(directory.path()).status().unwrap().success());
     assert!(matches!(failed, Error::Database(_)), "{failed}");
     removed.unwrap();
     assert_eq!(left.unwrap(), []);
+    prepared.unwrap();
 }

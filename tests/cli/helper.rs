@@ -234,6 +234,19 @@ fn on_a_device_that_somebody_else_has_mounted() {
     assert_eq!(fs::read_to_string(unmount.0.join("bottom")).unwrap(), "b");
 }
 
+/// It was read from as if it were one.
+#[test]
+fn regression_what_is_passed_must_be_a_fuse_device() {
+    let work = layers();
+    let file = work.path().join("file");
+    fs::write(&file, "content").unwrap();
+    let script = "exec mount.plyfs none /dev/fd/7 -o \"lowerdir=$1/a\" 7< \"$1/file\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(work.path());
+    let said = fail(command.env("PATH", helper_path()), 32);
+    assert!(said.contains("it is no FUSE device"), "{said}");
+}
+
 /// mount(8) with directories, by both types, writable and remounted; what df and findmnt show.
 const MOUNT_8_LAYERS: &str = r#"
 options="lowerdir=$tree/a:$tree/b,upperdir=$tree/u,workdir=$tree/w"

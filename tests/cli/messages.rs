@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use super::support::{Need, Registry, Store, fail, odd_image, plyfs_program, require, temp_dir};
+use super::support::{
+    Need, Registry, Store, fail, odd_image, plyfs_program, require, succeed, temp_dir,
+};
 use super::{archive, import, import_from, layout};
 
 #[test]
@@ -37,7 +39,7 @@ fn regression_what_is_no_file_is_not_printed() {
     fs::create_dir(tree.path().join("d")).unwrap();
     let device = tree.path().join("null");
     let mut mknod = Command::new("mknod");
-    super::support::succeed(mknod.arg(device).args(["c", "1", "3"]));
+    succeed(mknod.arg(device).args(["c", "1", "3"]));
     import_from(&store, tree.path(), "odd:1");
     let said = store.fails(1, ["cat", "odd:1:/d"]);
     assert!(said.contains("it is a directory"), "{said}");
@@ -191,6 +193,18 @@ fn regression_a_store_that_is_not_there() {
 }
 
 #[test]
+fn regression_a_first_look_at_containers_finds_none() {
+    let directory = temp_dir();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(plyfs_program());
+        command.arg("--root").arg(directory.path().join("new"));
+        succeed(command.args(["container", "ls"]).args(arguments)).stdout
+    };
+    assert!(run(&[]).starts_with(b"NAME"));
+    assert_eq!(run(&["--json"]), b"[]\n");
+}
+
+#[test]
 fn regression_an_empty_variable_names_no_store() {
     let home = temp_dir();
     let run = |root: &str, arguments: &[&str]| {
@@ -305,7 +319,7 @@ fn regression_an_interrupted_pull_says_how_it_goes_on() {
     let pull = command.stdout(std::process::Stdio::null());
     let pull = pull.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let connection = silent.accept().unwrap();
-    super::support::succeed(Command::new("kill").args(["-INT", &pull.id().to_string()]));
+    succeed(Command::new("kill").args(["-INT", &pull.id().to_string()]));
     let output = pull.wait_with_output().unwrap();
     drop(connection);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -337,7 +351,7 @@ fn regression_a_container_in_use_says_how_it_is_let_go() {
     let store = Store::new();
     import(&store, "app:1", b"content");
     let mut mount = store.command(["mount", "--name", "web", "app:1"]);
-    super::support::succeed(mount.arg(store.mountpoint()));
+    succeed(mount.arg(store.mountpoint()));
     let _mount = store.guard();
     let other = temp_dir();
     let other = other.path().display().to_string();
