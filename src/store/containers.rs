@@ -25,7 +25,7 @@ use crate::sys::writable::WritableDir;
 use crate::sys::{lock, mountinfo};
 
 /// How long a container that is in use is waited for: who looked at it has done by then.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is recorded of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
