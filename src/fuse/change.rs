@@ -70,7 +70,7 @@ impl Adapter {
         Caller {
             uid: request.uid(),
             gid: request.gid(),
-            umask: if self.settings.acl { umask } else { 0 },
+            umask,
         }
     }
 

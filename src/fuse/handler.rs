@@ -140,8 +140,10 @@ impl Adapter {
             // Without OPEN the kernel has to truncate by itself.
             Data::WriteBack => InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_NO_OPEN_SUPPORT,
         };
+        // Whether the umask counts depends on the default ACL of the directory, which the kernel may not know.
+        flags |= InitFlags::FUSE_DONT_MASK;
         if self.settings.acl {
-            flags |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+            flags |= InitFlags::FUSE_POSIX_ACL;
         }
         flags
     }

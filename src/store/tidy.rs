@@ -247,7 +247,7 @@ mod tests {
                 let ingest = store.ingest(&Digest::of(b"blob"), || ()).unwrap();
                 let kept = ingest.open_blob().is_ok() && ingest.blob_path().exists();
                 // sched_yield(2) gives up more than a turn since Linux 6.18: two that sweep would be first, each time.
-                std::thread::sleep(std::time::Duration::from_micros(50));
+                std::thread::sleep(Duration::from_micros(50));
                 let kept = kept && ingest.blob_path().exists();
                 if !kept {
                     done.store(true, Ordering::Relaxed);

@@ -75,6 +75,20 @@ fn regression_the_mode_of_an_ordinary_users_file_is_what_its_acl_says() {
     mount.unmount();
 }
 
+/// The kernel applied the umask before anybody looked for a default ACL.
+#[test]
+fn regression_a_default_acl_of_an_ordinary_user_stands_for_the_umask() {
+    if !require(&[Need::Program("setfacl")]) {
+        return;
+    }
+    let Some(union) = union() else { return };
+    let mount = union.mount(&[]);
+    let script = "mkdir with; setfacl -d -m u::rwx,g::rwx,o::- with; umask 027
+        for d in with dir; do touch $d/f; mkdir $d/d; mkfifo $d/p; stat -c %a $d/f $d/d $d/p; done";
+    assert_eq!(union.shell(script), "660\n770\n660\n640\n750\n640\n");
+    mount.unmount();
+}
+
 #[test]
 fn small_writes_of_an_ordinary_user_are_collected() {
     let Some(union) = union() else { return };
