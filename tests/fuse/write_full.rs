@@ -147,7 +147,9 @@ fn regression_an_upper_without_room_is_mounted_to_make_some() {
     assert_eq!(made.raw_os_error(), Some(libc::ENOSPC));
     let mount = small.mount();
     fs::remove_file(mount.path().join("file")).unwrap();
-    fs::write(mount.path().join("other"), "").unwrap();
+    // The kernel forgets a moment later what has no name.
+    let other = mount.path().join("other");
+    wait_for("room", || fs::write(&other, "").is_ok());
     mount.unmount();
 }
 
